@@ -1,0 +1,142 @@
+"""LoRA adapters: where they lie, what their manifest says, what vLLM would refuse."""
+
+import hashlib
+import json
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, Field
+
+from narrowcast import ids
+from narrowcast.artifacts import Manifest
+from narrowcast.errors import InvalidInput
+
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+"""What vLLM 0.32 accepts as ``--max-lora-rank``."""
+_SERVABLE_INITS = {True, False, "gaussian", "eva"}
+_SAMPLES_PER_SHARD = 16
+_SAMPLE_BYTES = 64 * 1024
+
+
+class BaseModelRef(BaseModel):
+    """The model an adapter was trained on."""
+
+    name: str
+    fingerprint: str
+
+
+class PromptRef(BaseModel):
+    """The prompt an adapter was trained with."""
+
+    template: str
+    hash: str
+    default_instruction: str
+    """The training set's commonest instruction, for requests that bring none."""
+
+
+class AdapterManifest(Manifest):
+    """A published adapter."""
+
+    base: BaseModelRef
+    prompt: PromptRef
+    rank: int
+    engine: str
+    dataset: str
+    job: str
+    metrics: dict[str, float] = Field(default_factory=dict)
+
+
+def adapter_prefix(tenant: str, adapter_id: str) -> str:
+    """Return the key prefix of an adapter in the models bucket."""
+    return f"adapters/{tenant}/{adapter_id}/"
+
+
+def checkpoint_prefix(tenant: str, job_id: str, step: int | None = None) -> str:
+    """Return the key prefix of a job's checkpoints, or of one of them."""
+    prefix = f"checkpoints/{tenant}/{job_id}/"
+    return prefix if step is None else f"{prefix}step-{step:08d}/"
+
+
+def serving_name(tenant: str, adapter_id: str) -> str:
+    """Return the model name that vLLM sees.
+
+    It carries the tenant, so that whoever maps a request to it can only ever reach the
+    adapters of the tenant whose key came with the request.
+    """
+    return f"{tenant}/{adapter_id}"
+
+
+def parse_serving_name(name: str) -> tuple[str, str] | None:
+    """Return ``(tenant, adapter id)``, or None if ``name`` cannot be one of ours."""
+    tenant, slash, adapter_id = name.partition("/")
+    if slash and ids.TENANT.match(tenant) and ids.ADAPTER_ID.match(adapter_id):
+        return tenant, adapter_id
+    return None
+
+
+def base_fingerprint(model_dir: Path) -> str:
+    """Return a digest that tells two base models apart, in well under a second for 16 GB.
+
+    SHA-256 over, for every ``*.safetensors`` shard in name order, its header (tensor names,
+    types, shapes) and 16 evenly spaced samples of 64 KiB of its data. Two fine-tunes of one
+    model share headers, so the samples matter; a full digest would read the whole disk. Shard
+    names are left out: a re-saved identical file keeps its fingerprint.
+
+    Raises:
+        InvalidInput: the folder holds no safetensors file.
+    """
+    shards = sorted(model_dir.glob("*.safetensors"))
+    if not shards:
+        raise InvalidInput(
+            f"no safetensors file in base model folder {model_dir.name}", code="invalid_base_model"
+        )
+    digest = hashlib.sha256()
+    for shard in shards:
+        with shard.open("rb") as file:
+            (header_length,) = struct.unpack("<Q", file.read(8))
+            header = json.loads(file.read(header_length))
+            header.pop("__metadata__", None)
+            digest.update(json.dumps(header, sort_keys=True).encode())
+            start, size = 8 + header_length, shard.stat().st_size
+            for sample in range(_SAMPLES_PER_SHARD):
+                file.seek(start + (size - start) * sample // _SAMPLES_PER_SHARD)
+                digest.update(file.read(_SAMPLE_BYTES))
+    return digest.hexdigest()
+
+
+def check_servable(config: Mapping[str, Any], max_rank: int) -> None:
+    """Check a PEFT ``adapter_config.json`` against what vLLM 0.32 serves.
+
+    Called when a job is submitted and again before an adapter is published: vLLM itself says
+    no only at the first request, after the GPU hours.
+
+    Raises:
+        InvalidInput: code ``unservable_adapter``, naming the setting.
+    """
+
+    def refuse(param: str, reason: str) -> InvalidInput:
+        return InvalidInput(
+            f"vLLM does not serve this adapter: {reason}", code="unservable_adapter", param=param
+        )
+
+    rank = max([int(config["r"]), *(int(r) for r in (config.get("rank_pattern") or {}).values())])
+    if rank > max_rank:
+        raise refuse("rank", f"rank {rank} is above the platform's maximum of {max_rank}")
+    if config.get("use_dora"):
+        raise refuse("use_dora", "DoRA is not supported")
+    if config.get("bias", "none") != "none":
+        raise refuse("bias", "bias must be none")
+    if config.get("lora_bias"):
+        raise refuse("lora_bias", "a bias in the LoRA layers is not supported")
+    if config.get("modules_to_save"):
+        raise refuse("modules_to_save", "fully trained modules are not supported")
+    if config.get("alora_invocation_tokens"):
+        raise refuse("alora_invocation_tokens", "activated LoRA is not supported")
+    if config.get("init_lora_weights", True) not in _SERVABLE_INITS:
+        raise refuse(
+            "init_lora_weights", "this initialisation changes the base weights and was not converted"
+        )

@@ -1,0 +1,74 @@
+"""Celery as a carrier of job ids.
+
+Messages are acknowledged early: the record's lease, not Celery's visibility timeout, decides
+when a job is lost, because a training job outlives any sane timeout.
+"""
+
+from typing import Final, Protocol
+
+from celery import Celery
+
+from narrowcast.jobs.records import Job, JobKind
+from narrowcast.settings import RedisSettings
+
+CPU_QUEUE: Final = "cpu"
+GPU_QUEUE: Final = "gpu"
+TASKS: Final[dict[JobKind, str]] = {
+    JobKind.PREPROCESSING: "narrowcast.preprocess",
+    JobKind.TRAINING: "narrowcast.train",
+    JobKind.EVALUATION: "narrowcast.evaluate",
+}
+QUEUES: Final[dict[JobKind, str]] = {
+    JobKind.PREPROCESSING: CPU_QUEUE,
+    JobKind.TRAINING: GPU_QUEUE,
+    JobKind.EVALUATION: CPU_QUEUE,
+}
+
+
+class JobQueue(Protocol):
+    """What the job store needs of a queue."""
+
+    def send(self, job: Job) -> None:
+        """Hint to a worker that the job is there."""
+
+    def depth(self, kind: JobKind) -> int:
+        """Return how many messages wait in the queue of this kind of job."""
+
+
+def create_celery(settings: RedisSettings) -> Celery:
+    """Return a Celery application on our broker, without tasks."""
+    app = Celery("narrowcast", broker=settings.url.get_secret_value(), set_as_current=False)
+    app.conf.update(
+        task_serializer="json",
+        accept_content=["json"],
+        task_ignore_result=True,
+        task_acks_late=False,
+        # One message at a time: a job waiting behind a training run belongs to another worker.
+        worker_prefetch_multiplier=1,
+        worker_disable_prefetch=True,
+        worker_hijack_root_logger=False,
+        worker_send_task_events=False,
+        broker_connection_retry_on_startup=True,
+        task_default_queue=CPU_QUEUE,
+        task_routes={TASKS[kind]: {"queue": QUEUES[kind]} for kind in JobKind},
+        # Fail fast when the broker is away: the record is written, the reaper sends again.
+        broker_transport_options={"socket_connect_timeout": 5, "socket_timeout": 30},
+    )
+    return app
+
+
+class CeleryQueue:
+    """A :class:`JobQueue` on Celery."""
+
+    def __init__(self, app: Celery) -> None:
+        self._app = app
+
+    def send(self, job: Job) -> None:
+        """Send the job's id to its queue."""
+        self._app.send_task(TASKS[job.kind], args=[job.id], queue=QUEUES[job.kind], retry=False)
+
+    def depth(self, kind: JobKind) -> int:
+        """Return the length of the Redis list behind the queue; running jobs are not in it."""
+        with self._app.connection_for_read() as connection:
+            channel = connection.default_channel
+            return int(channel.client.llen(QUEUES[kind]))

@@ -1,0 +1,67 @@
+"""Picks up what was lost: jobs without a lease, messages without a worker, records to archive.
+
+Every worker runs one. Each step is a compare-and-swap on the record, so any number of
+reapers may run at once.
+"""
+
+import threading
+import time
+
+import redis
+from kombu.exceptions import KombuError
+
+from narrowcast import logs
+from narrowcast.errors import NarrowcastError
+from narrowcast.jobs.records import Job, JobStatus
+from narrowcast.jobs.store import JobStore
+from narrowcast.settings import JobSettings
+
+_log = logs.get(__name__)
+_MESSAGE_GRACE_S = 10.0
+"""A worker claims a job within moments of taking its message; after this long it was lost."""
+
+
+class Reaper:
+    """A background thread that calls :meth:`sweep` every ``settings.reap_every_s`` seconds."""
+
+    def __init__(self, store: JobStore, settings: JobSettings) -> None:
+        self._store = store
+        self._settings = settings
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._loop, name="reaper", daemon=True)
+
+    def start(self) -> None:
+        """Start sweeping."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop and wait for the sweep in progress."""
+        self._stop.set()
+        self._thread.join()
+
+    def _loop(self) -> None:
+        while not self._stop.wait(self._settings.reap_every_s):
+            try:
+                self.sweep()
+            except (redis.RedisError, KombuError, NarrowcastError, OSError):
+                # A store is away; the next sweep finds everything as it was.
+                _log.warning("sweep_failed", exc_info=True)
+
+    def sweep(self) -> None:
+        """Look at every live job once, then archive the ended ones."""
+        now = time.time()
+        for job in self._store.active():
+            self._look_at(job, now)
+        self._store.archive_ended()
+
+    def _look_at(self, job: Job, now: float) -> None:
+        if job.lease is not None and job.lease.expires_at < now:
+            reaped = self._store.reap(job.id, now)
+            if reaped is None:
+                return
+            _log.warning("job_reaped", job_id=job.id, status=reaped.status, attempt=reaped.attempt)
+            self._store.add_event(job.id, f"the worker was lost; the job is {reaped.status}", level="warn")
+            if reaped.status is JobStatus.QUEUED:
+                self._store.hint_again(reaped)
+        elif job.status is JobStatus.QUEUED and job.queued_at + _MESSAGE_GRACE_S < now:
+            self._store.hint_again(job)

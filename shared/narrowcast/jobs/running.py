@@ -1,0 +1,174 @@
+"""One job, run by one worker under a lease."""
+
+import os
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import redis
+from pydantic import JsonValue
+
+from narrowcast import logs
+from narrowcast.errors import Conflict, NarrowcastError, NotFound, Unavailable
+from narrowcast.jobs.records import Job, JobError, JobStatus, LeaseLost
+from narrowcast.jobs.store import JobStore
+from narrowcast.settings import JobSettings
+
+_log = logs.get(__name__)
+_RENEWALS_PER_LEASE = 4
+_PROGRESS_EVERY_S = 1.0
+
+
+class Cancelled(Exception):
+    """The user asked for the job to stop."""
+
+
+class Interrupted(Exception):
+    """The worker is asked to stop; the job goes back to the queue and will be resumed."""
+
+
+class RunningJob:
+    """What a job's code sees of its job: report progress, add events, notice that it must stop."""
+
+    def __init__(self, store: JobStore, job: Job, owner: str) -> None:
+        self._store = store
+        self._owner = owner
+        self._lock = threading.Lock()
+        self._progress: dict[str, Any] | None = None
+        self._reported_at = 0.0
+        self.job = job
+        self.lost = threading.Event()
+        """Set when the lease is gone: another worker may have the job."""
+        self.cancelled = threading.Event()
+        """Set when the user asked for it to stop."""
+
+    def check(self) -> None:
+        """Raise if the job must stop.
+
+        Raises:
+            LeaseLost: it is another worker's.
+            Cancelled: the user wants it to stop.
+        """
+        if self.lost.is_set():
+            raise LeaseLost(f"job {self.job.id} is not run by this worker any more")
+        if self.cancelled.is_set():
+            raise Cancelled
+
+    def progress(self, **progress: Any) -> None:
+        """Store how far the job is, at most once a second; raises like :meth:`check`."""
+        self.check()
+        with self._lock:
+            self._progress = progress
+            due = time.monotonic() - self._reported_at >= _PROGRESS_EVERY_S
+        if due:
+            self.renew()
+
+    def event(
+        self,
+        message: str,
+        *,
+        level: str = "info",
+        type: str = "message",  # noqa: A002 - OpenAI's name
+        data: dict[str, JsonValue] | None = None,
+    ) -> None:
+        """Append to the job's events."""
+        self._store.add_event(self.job.id, message, level=level, type=type, data=data)
+
+    def renew(self) -> None:
+        """Extend the lease and learn whether somebody wants the job to stop."""
+        with self._lock:
+            progress, self._reported_at = self._progress, time.monotonic()
+        try:
+            self.job = self._store.renew(self.job.id, self._owner, progress)
+        except (LeaseLost, NotFound):
+            self.lost.set()
+            return
+        except redis.RedisError:
+            # Redis may be back before the lease runs out. If not, the job is not ours any more
+            # and whoever runs it must find nobody else writing.
+            lease = self.job.lease
+            if lease is not None and lease.expires_at < time.time():
+                self.lost.set()
+            return
+        if self.job.cancel_requested:
+            self.cancelled.set()
+
+
+Handler = Callable[[RunningJob], dict[str, Any]]
+
+
+def worker_name() -> str:
+    """Return a name for this process's claim on one job, never used twice."""
+    return f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
+
+
+def run_job(store: JobStore, settings: JobSettings, job_id: str, handler: Handler) -> None:
+    """Claim the job, run ``handler`` while a thread renews the lease, and write down how it ended.
+
+    ``handler`` returns the job's result. A :class:`NarrowcastError` from it fails the job with
+    that reason; :class:`Unavailable` and :class:`Interrupted` give it back to the queue until
+    its attempts are used up; anything else fails it as ``internal_error``, with the details in
+    the log only.
+    """
+    owner = worker_name()
+    try:
+        job = store.claim(job_id, owner)
+    except (Conflict, NotFound):
+        _log.info("job_not_claimable", job_id=job_id)
+        return
+    with logs.bound(job_id=job_id):
+        running = RunningJob(store, job, owner)
+        stop = threading.Event()
+        renewer = threading.Thread(
+            target=_renew_until, args=(running, stop, settings.lease_s / _RENEWALS_PER_LEASE), daemon=True
+        )
+        renewer.start()
+        _log.info("job_started", kind=job.kind, attempt=job.attempt)
+        try:
+            _run(store, settings, running, owner, handler)
+        except LeaseLost:
+            _log.warning("lease_lost")
+        finally:
+            stop.set()
+            renewer.join()
+
+
+def _renew_until(running: RunningJob, stop: threading.Event, every_s: float) -> None:
+    while not stop.wait(every_s):
+        running.renew()
+
+
+def _run(store: JobStore, settings: JobSettings, running: RunningJob, owner: str, handler: Handler) -> None:
+    job_id, attempt = running.job.id, running.job.attempt
+    try:
+        result = handler(running)
+    except LeaseLost:
+        raise
+    except Cancelled:
+        store.finish(job_id, owner, JobStatus.CANCELLED)
+        _log.info("job_cancelled")
+    except (Unavailable, Interrupted, redis.ConnectionError, redis.TimeoutError) as error:
+        if attempt >= settings.max_attempts and not isinstance(error, Interrupted):
+            _fail(store, job_id, owner, error)
+        else:
+            _log.warning("job_released", exc_info=error)
+            store.release(job_id, owner)
+    except Exception as error:  # noqa: BLE001 - a job must never hang in running
+        _fail(store, job_id, owner, error)
+    else:
+        store.finish(job_id, owner, JobStatus.SUCCEEDED, result=result)
+        _log.info("job_succeeded")
+
+
+def _fail(store: JobStore, job_id: str, owner: str, error: Exception) -> None:
+    _log.error("job_failed", exc_info=error)
+    if isinstance(error, NarrowcastError):
+        reason = JobError(code=error.code, message=error.message, param=error.param)
+    else:
+        message = f"an internal error ({type(error).__name__}); the log has the details under this job id"
+        reason = JobError(code="internal_error", message=message)
+    store.add_event(job_id, reason.message, level="error")
+    store.finish(job_id, owner, JobStatus.FAILED, error=reason)

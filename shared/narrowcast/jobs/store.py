@@ -1,0 +1,308 @@
+"""Job records, events and indexes in Redis; ended jobs' records in S3.
+
+Every change of a record is a compare-and-swap (WATCH/MULTI) around a pure function of
+:mod:`narrowcast.jobs.records`, so two workers, a cancelling user and a reaper can meet on
+one job and exactly one wins each step.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import redis
+from kombu.exceptions import KombuError
+from pydantic import BaseModel, JsonValue
+
+from narrowcast import logs
+from narrowcast.errors import NotFound
+from narrowcast.jobs.queue import JobQueue
+from narrowcast.jobs.records import Job, JobError, JobEvent, JobKind, JobStatus
+from narrowcast.settings import JobSettings
+from narrowcast.storage import Bucket
+
+_log = logs.get(__name__)
+_ACTIVE = "nc:jobs:active"
+_TO_ARCHIVE = "nc:jobs:to-archive"
+_MAX_EVENTS = 20_000
+_ARCHIVE_TYPE = "application/json"
+
+
+class JobArchive(BaseModel):
+    """What remains of a job in S3."""
+
+    job: Job
+    events: list[JobEvent]
+
+
+class JobStore:
+    """The job records. Safe to share between threads."""
+
+    def __init__(self, client: redis.Redis, archive: Bucket, queue: JobQueue, settings: JobSettings) -> None:
+        # redis-py types every answer as "bytes or str, or an awaitable of them"; ours decodes and is sync.
+        self._redis: Any = client
+        self._archive = archive
+        self._queue = queue
+        self._settings = settings
+
+    # -- reading -----------------------------------------------------------------------
+
+    def get(self, job_id: str, *, tenant: str | None = None, kind: JobKind | None = None) -> Job:
+        """Return a job, live or archived.
+
+        Args:
+            job_id: its id.
+            tenant: if given, a job of another tenant does not exist.
+            kind: if given, a job of another kind does not exist.
+
+        Raises:
+            NotFound: no such job.
+        """
+        raw = self._redis.get(_record(job_id))
+        if raw is not None:
+            job = Job.model_validate_json(raw)
+        else:
+            owner = self._redis.hget("nc:jobs:tenants", job_id)
+            if owner is None:
+                raise NotFound(f"no job {job_id}")
+            job = self._archived(owner, job_id).job
+        if (tenant is not None and job.tenant != tenant) or (kind is not None and job.kind is not kind):
+            raise NotFound(f"no job {job_id}")
+        return job
+
+    def page(
+        self, kind: JobKind, tenant: str, *, after: str | None = None, limit: int = 20
+    ) -> tuple[list[Job], bool]:
+        """Return up to ``limit`` jobs after job ``after``, newest first; and whether more follow."""
+        index = _index(kind, tenant)
+        start = 0
+        if after is not None:
+            rank = self._redis.zrevrank(index, after)
+            if rank is None:
+                raise NotFound(f"no job {after}")
+            start = int(rank) + 1
+        job_ids = self._redis.zrevrange(index, start, start + limit)
+        return [self.get(job_id) for job_id in job_ids[:limit]], len(job_ids) > limit
+
+    def events(self, job_id: str, tenant: str) -> list[JobEvent]:
+        """Return a job's events, oldest first."""
+        entries = self._redis.xrange(_events(job_id))
+        if not entries and not self._redis.exists(_record(job_id)):
+            return self._archived(tenant, job_id).events
+        return [
+            JobEvent.model_validate_json(fields["event"]).model_copy(update={"id": entry_id})
+            for entry_id, fields in entries
+        ]
+
+    # -- a user's side -----------------------------------------------------------------
+
+    def submit(self, job: Job) -> None:
+        """Record a new job, then hint to a worker that it is there."""
+        with self._redis.pipeline(transaction=True) as pipe:
+            pipe.set(_record(job.id), job.model_dump_json())
+            pipe.zadd(_index(job.kind, job.tenant), {job.id: job.created_at})
+            pipe.hset("nc:jobs:tenants", job.id, job.tenant)
+            pipe.sadd(_ACTIVE, job.id)
+            pipe.execute()
+        self._hint(job)
+
+    def request_cancel(self, job_id: str) -> Job:
+        """Cancel a queued job at once, ask the worker of a running one to stop.
+
+        Raises:
+            Conflict: the job has ended.
+        """
+        return self._change(job_id, lambda job: job.cancellation_requested(time.time()))
+
+    # -- a worker's side ---------------------------------------------------------------
+
+    def claim(self, job_id: str, owner: str) -> Job:
+        """Take a queued job.
+
+        Raises:
+            Conflict: somebody else has it, or it has ended.
+            NotFound: no such live job.
+        """
+        return self._change(job_id, lambda job: job.claimed(owner, time.time(), self._settings.lease_s))
+
+    def renew(self, job_id: str, owner: str, progress: dict[str, Any] | None = None) -> Job:
+        """Extend the lease, and store how far the job is if that is given.
+
+        Raises:
+            LeaseLost: the job is another's now.
+        """
+
+        def change(job: Job) -> Job:
+            job = job.renewed(owner, time.time(), self._settings.lease_s)
+            return job if progress is None else job.model_copy(update={"progress": progress})
+
+        return self._change(job_id, change)
+
+    def release(self, job_id: str, owner: str) -> Job:
+        """Give a running job back to the queue.
+
+        Raises:
+            LeaseLost: the job is another's now.
+        """
+
+        def change(job: Job) -> Job:
+            job.check_owner(owner)
+            return job.released(time.time())
+
+        job = self._change(job_id, change)
+        self._hint(job)
+        return job
+
+    def finish(
+        self,
+        job_id: str,
+        owner: str,
+        status: JobStatus,
+        *,
+        result: dict[str, Any] | None = None,
+        error: JobError | None = None,
+    ) -> Job:
+        """End a running job.
+
+        Raises:
+            LeaseLost: the job is another's now.
+        """
+
+        def change(job: Job) -> Job:
+            job.check_owner(owner)
+            return job.finished(status, time.time(), result=result, error=error)
+
+        return self._change(job_id, change)
+
+    def add_event(
+        self,
+        job_id: str,
+        message: str,
+        *,
+        level: str = "info",
+        type: str = "message",  # noqa: A002 - OpenAI's name
+        data: dict[str, JsonValue] | None = None,
+    ) -> None:
+        """Append to the job's events."""
+        event = JobEvent.model_validate(
+            {"message": message, "level": level, "type": type, "data": data or {}}
+        )
+        self._redis.xadd(
+            _events(job_id), {"event": event.model_dump_json()}, maxlen=_MAX_EVENTS, approximate=True
+        )
+
+    # -- the reaper's side -------------------------------------------------------------
+
+    def active(self) -> Iterator[Job]:
+        """Yield every job that has not ended."""
+        for job_id in self._redis.smembers(_ACTIVE):
+            try:
+                yield self.get(job_id)
+            except NotFound:
+                self._redis.srem(_ACTIVE, job_id)
+
+    def reap(self, job_id: str, now: float) -> Job | None:
+        """Re-queue or fail a job whose lease has run out; return it if that was so."""
+        reaped = False
+
+        def change(job: Job) -> Job:
+            nonlocal reaped
+            reaped = job.lease is not None and job.lease.expires_at < now
+            if not reaped:
+                return job
+            if job.cancel_requested:
+                return job.finished(JobStatus.CANCELLED, now)
+            if job.attempt >= self._settings.max_attempts:
+                message = f"the worker was lost in each of {job.attempt} attempts"
+                return job.finished(
+                    JobStatus.FAILED, now, error=JobError(code="worker_lost", message=message)
+                )
+            return job.released(now)
+
+        job = self._change(job_id, change)
+        return job if reaped else None
+
+    def hint_again(self, job: Job) -> None:
+        """Send a queued job's message again unless its queue still holds messages.
+
+        A worker may die between taking the message and claiming the job. As long as the queue
+        is not empty the message may still be in it; once it is empty and the job still queued,
+        the message is lost.
+        """
+        if self._queue.depth(job.kind) == 0:
+            self._queue.send(job)
+
+    def archive_ended(self) -> int:
+        """Copy ended jobs' records to S3, let Redis forget them later; return how many.
+
+        Raises:
+            Unavailable: the object store does not answer; nothing is lost, call again.
+        """
+        done = 0
+        for job_id in self._redis.smembers(_TO_ARCHIVE):
+            try:
+                job = self.get(job_id)
+            except NotFound:
+                self._redis.srem(_TO_ARCHIVE, job_id)
+                continue
+            archive = JobArchive(job=job, events=self.events(job_id, job.tenant))
+            self._archive.put(
+                _archive_key(job.tenant, job_id), archive.model_dump_json().encode(), _ARCHIVE_TYPE
+            )
+            with self._redis.pipeline(transaction=True) as pipe:
+                pipe.srem(_TO_ARCHIVE, job_id)
+                pipe.expire(_record(job_id), self._settings.record_ttl_s)
+                pipe.expire(_events(job_id), self._settings.record_ttl_s)
+                pipe.execute()
+            done += 1
+        return done
+
+    # ----------------------------------------------------------------------------------
+
+    def _hint(self, job: Job) -> None:
+        try:
+            self._queue.send(job)
+        except (KombuError, redis.RedisError, OSError):
+            # The record is written, so the job is accepted: the reaper sends the message later.
+            _log.warning("job_message_not_sent", job_id=job.id, exc_info=True)
+
+    def _change(self, job_id: str, change: Callable[[Job], Job]) -> Job:
+        key = _record(job_id)
+        changed: Job | None = None
+
+        def transaction(pipe: Any) -> None:
+            nonlocal changed
+            raw = pipe.get(key)
+            if raw is None:
+                raise NotFound(f"no job {job_id}")
+            job = Job.model_validate_json(raw)
+            changed = change(job)
+            pipe.multi()
+            if changed == job:
+                return
+            pipe.set(key, changed.model_dump_json(), keepttl=True)
+            if changed.status.terminal:
+                pipe.srem(_ACTIVE, job_id)
+                pipe.sadd(_TO_ARCHIVE, job_id)
+
+        self._redis.transaction(transaction, key)
+        assert changed is not None  # noqa: S101 - transaction() ran or raised
+        return changed
+
+    def _archived(self, tenant: str, job_id: str) -> JobArchive:
+        return JobArchive.model_validate_json(self._archive.get(_archive_key(tenant, job_id)))
+
+
+def _record(job_id: str) -> str:
+    return f"nc:job:{job_id}"
+
+
+def _events(job_id: str) -> str:
+    return f"nc:job:{job_id}:events"
+
+
+def _index(kind: JobKind, tenant: str) -> str:
+    return f"nc:jobs:{kind}:{tenant}"
+
+
+def _archive_key(tenant: str, job_id: str) -> str:
+    return f"jobs/{tenant}/{job_id}.json"
