@@ -1,0 +1,78 @@
+# Narrowcast. `make` lists the targets.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV ?= .venv
+# Where a CPU build of torch comes from, unless pip is configured with a folder that holds one.
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+TORCH := torch==2.13.0
+UV := uv==0.13.9
+BIN := $(VENV)/bin
+PACKAGES := shared services/gateway services/trainer services/inference tools
+MODELS ?= .local/models
+MODEL := $(MODELS)/smollm2-135m-instruct/config.json
+
+.DEFAULT_GOAL := help
+.PHONY: help install model demo test lint format types unit contract integration e2e openapi lock clean
+
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
+
+install: $(VENV)/.installed ## Make the virtual environment with everything in it
+
+$(VENV)/.installed: requirements/cpu.txt $(PACKAGES:=/pyproject.toml)
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet $(UV)
+	$(BIN)/python -m pip install --quiet --no-deps --no-index $(TORCH) 2>/dev/null \
+		|| $(BIN)/python -m pip install --quiet --no-deps --index-url $(TORCH_INDEX) $(TORCH)
+	$(BIN)/uv pip install --python $(BIN)/python --no-deps --requirement requirements/cpu.txt
+	$(BIN)/uv pip install --python $(BIN)/python --no-deps --no-build-isolation $(PACKAGES:%=--editable ./%)
+	@touch $@
+
+model: $(MODEL) ## Get the small real base model (93 MB)
+
+$(MODEL): $(VENV)/.installed
+	$(BIN)/python -m narrowcast_local.stack.model $(MODELS)
+
+demo: install model ## The whole story on this machine: documents in, a served adapter out
+	$(BIN)/python -m narrowcast_local.demo --models $(MODELS)
+
+test: lint unit contract integration e2e ## Everything that CI checks
+
+lint: install ## Style, types, import directions
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy shared services/gateway services/trainer services/inference tools
+	$(BIN)/lint-imports
+
+format: install ## Rewrite the code in the one style
+	$(BIN)/ruff check --fix --quiet . || true
+	$(BIN)/ruff format .
+
+unit: install model ## Fast tests
+	$(BIN)/pytest tests/unit
+
+contract: install model ## The OpenAPI document, the official client, token equality, light imports
+	$(BIN)/pytest tests/contract
+
+integration: install model ## Against a real Valkey, S3, Celery and vLLM
+	$(BIN)/pytest tests/integration
+
+e2e: install model ## Documents in, a served adapter out, in short
+	$(BIN)/pytest tests/e2e
+
+openapi: install ## Write docs/openapi.json from the code
+	$(BIN)/python -m narrowcast_gateway.openapi docs/openapi.json
+
+lock: $(VENV)/.installed ## Compile requirements/cpu.txt anew
+	$(BIN)/uv pip compile requirements/cpu.in --python-version 3.11 --quiet --no-header \
+		--no-emit-index-url --no-emit-find-links $(if $(PIP_FIND_LINKS),--find-links $(PIP_FIND_LINKS)) \
+		$(foreach package,$(UNLOCKED),--no-emit-package $(package)) --output-file requirements/cpu.txt
+
+# torch: from its own index. torchvision, torchaudio, torchcodec: their CPU builds are not on the
+# registry, and text serving needs none of them. pymorphy2 and ipymarkup: only natasha's own code
+# wants them, and we read nothing but its model files.
+UNLOCKED := torch torchvision torchaudio torchcodec pymorphy2 pymorphy2-dicts-ru dawg-python ipymarkup \
+	narrowcast narrowcast-gateway narrowcast-trainer narrowcast-inference narrowcast-local
+
+clean: ## Remove what was made here
+	rm -rf $(VENV) .local build

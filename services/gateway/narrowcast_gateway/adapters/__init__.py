@@ -1,0 +1,1 @@
+"""Base models and adapters, as one list of models."""

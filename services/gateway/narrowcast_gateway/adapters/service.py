@@ -1,0 +1,93 @@
+"""Which models a tenant may name, and how vLLM knows them."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+from narrowcast import ids
+from narrowcast.adapters import AdapterManifest, adapter_prefix, serving_name
+from narrowcast.artifacts import read_manifest
+from narrowcast.errors import NotFound
+from narrowcast.storage import Bucket
+from narrowcast_gateway.settings import ServersSettings
+
+_CACHED_MANIFESTS = 1024
+
+
+@dataclass(frozen=True)
+class ModelTarget:
+    """Where a request for a model goes."""
+
+    name: str
+    """As the user knows it."""
+    served_as: str
+    """As vLLM knows it."""
+    url: str
+    adapter: AdapterManifest | None
+    """None for a base model."""
+
+
+class Adapters:
+    """The adapters in the models bucket. A manifest never changes, so it is read once."""
+
+    def __init__(self, bucket: Bucket, settings: ServersSettings) -> None:
+        self._bucket = bucket
+        self._bases = settings.bases
+
+        @lru_cache(maxsize=_CACHED_MANIFESTS)
+        def read(tenant: str, adapter_id: str) -> AdapterManifest:
+            return read_manifest(bucket, adapter_prefix(tenant, adapter_id), AdapterManifest)
+
+        self._read = read
+
+    def bases(self) -> list[str]:
+        """Return the names of the base models."""
+        return sorted(self._bases)
+
+    def get(self, tenant: str, adapter_id: str) -> AdapterManifest:
+        """Return an adapter of ``tenant``.
+
+        Raises:
+            NotFound: the tenant has no such adapter.
+        """
+        if not ids.ADAPTER_ID.match(adapter_id):
+            raise _no_model(adapter_id)
+        try:
+            return self._read(tenant, adapter_id)
+        except NotFound:
+            raise _no_model(adapter_id) from None
+
+    def of_tenant(self, tenant: str) -> list[AdapterManifest]:
+        """Return the tenant's adapters, newest first."""
+        manifests = []
+        for adapter_id in self._bucket.folders(f"adapters/{tenant}/"):
+            try:
+                manifests.append(self._read(tenant, adapter_id))
+            except NotFound:
+                continue  # its files are there but not its manifest: still being published
+        return sorted(manifests, key=lambda manifest: manifest.created_at, reverse=True)
+
+    def resolve(self, tenant: str, model: str) -> ModelTarget:
+        """Return where a request of ``tenant`` for ``model`` goes.
+
+        Unknown names end here: vLLM must never see one, since it keeps a lock for each.
+
+        Raises:
+            NotFound: neither a base model nor an adapter of the tenant, or its base is not served.
+        """
+        if model in self._bases:
+            return ModelTarget(name=model, served_as=model, url=str(self._bases[model]), adapter=None)
+        manifest = self.get(tenant, model)
+        url = self._bases.get(manifest.base.name)
+        if url is None:
+            raise NotFound(
+                f"the base model of {model}, {manifest.base.name}, is not served here",
+                code="base_model_not_served",
+                param="model",
+            )
+        return ModelTarget(name=model, served_as=serving_name(tenant, model), url=str(url), adapter=manifest)
+
+
+def _no_model(model: str) -> NotFound:
+    # A name that could be an id is repeated; anything else may be any text.
+    shown = f"model {model}" if ids.ADAPTER_ID.match(model) else "the model"
+    return NotFound(f"{shown} does not exist", code="model_not_found", param="model")

@@ -1,0 +1,61 @@
+"""The HTTP application."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import APIRouter, FastAPI
+
+from narrowcast import logs
+from narrowcast.connections import connect
+from narrowcast_gateway import errors
+from narrowcast_gateway.adapters.routes import router as models
+from narrowcast_gateway.corpora.routes import router as corpora
+from narrowcast_gateway.datasets.routes import router as datasets
+from narrowcast_gateway.evaluation.routes import router as evaluations
+from narrowcast_gateway.files.routes import router as files
+from narrowcast_gateway.generation.routes import router as generation
+from narrowcast_gateway.health.routes import router as health
+from narrowcast_gateway.middleware import BodyLimit, RequestContext
+from narrowcast_gateway.services import create_http_client, create_services
+from narrowcast_gateway.settings import GatewaySettings
+from narrowcast_gateway.training.routes import router as training
+
+_DESCRIPTION = """Turns a hospital's own reports into a text generator in that hospital's style.
+
+Endpoints that OpenAI also has take and give OpenAI's shapes, so its client library works
+unchanged. Every endpoint but health wants `Authorization: Bearer <key>`."""
+
+
+def create_app(settings: GatewaySettings) -> FastAPI:
+    """Return the application; its lifespan opens and closes what it needs."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with create_http_client(settings) as http:
+            app.state.services = create_services(settings, connect(settings), http)
+            yield
+
+    app = FastAPI(
+        title="Narrowcast",
+        version="0.1.0",
+        description=_DESCRIPTION,
+        lifespan=lifespan,
+        # One name per operation in generated clients: the function's.
+        generate_unique_id_function=lambda route: route.name,
+    )
+    v1 = APIRouter(prefix="/v1")
+    for router in (corpora, datasets, files, training, models, generation, evaluations):
+        v1.include_router(router)
+    app.include_router(v1)
+    app.include_router(health)
+    errors.install(app)
+    app.add_middleware(BodyLimit, max_bytes=settings.uploads.max_body_bytes)
+    app.add_middleware(RequestContext)
+    return app
+
+
+def create_configured_app() -> FastAPI:
+    """Return the application with settings from the environment and logging set up (for uvicorn)."""
+    settings = GatewaySettings()
+    logs.configure("gateway", settings.log_level)
+    return create_app(settings)

@@ -1,0 +1,1 @@
+"""Corpora: uploaded Word documents on their way to a dataset."""

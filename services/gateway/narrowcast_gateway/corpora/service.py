@@ -1,0 +1,133 @@
+"""Accepts corpora: what can be refused is refused before anything is stored."""
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import BinaryIO
+
+from pydantic import BaseModel, Field
+
+from narrowcast import ids
+from narrowcast.connections import Connections
+from narrowcast.errors import InvalidInput
+from narrowcast.jobs.records import Job, JobKind
+from narrowcast_gateway.corpora.uploads import Document, open_documents
+from narrowcast_gateway.preprocessing.archive import ArchiveLimits
+from narrowcast_gateway.preprocessing.reading import read_document
+from narrowcast_gateway.preprocessing.sections import find_sections
+from narrowcast_gateway.settings import UploadSettings
+
+_PROBED = 20
+"""Documents looked into before a corpus is accepted. A small corpus without a usable document
+is refused at once; the background job finds out about a large one."""
+
+
+class PreprocessingSpec(BaseModel):
+    """The ``spec`` of a preprocessing job's record."""
+
+    uploads: int
+    documents: int
+    validation: float = Field(0.1, ge=0, lt=1)
+    """Share of the rows."""
+    test: float = Field(0.1, ge=0, lt=1)
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class AcceptedCorpus:
+    """A corpus whose job is queued."""
+
+    job: Job
+    uploaded: list[tuple[str, str]]
+    """Id and file name of each document."""
+
+
+def upload_key(tenant: str, corpus_id: str, number: int | None = None) -> str:
+    """Return the key of an upload in the documents bucket, or the prefix of all of a corpus's."""
+    prefix = f"{tenant}/{corpus_id}/"
+    return prefix if number is None else f"{prefix}upload-{number:05d}"
+
+
+class Corpora:
+    """A tenant's corpora."""
+
+    def __init__(self, connections: Connections, settings: UploadSettings) -> None:
+        self._jobs = connections.jobs
+        self._bucket = connections.storage.documents
+        self._limits = ArchiveLimits(max_files=settings.max_documents)
+
+    def create(
+        self, tenant: str, uploads: list[tuple[str, BinaryIO]], *, validation: float, test: float, seed: int
+    ) -> AcceptedCorpus:
+        """Check the uploads, store them and queue their preprocessing.
+
+        Raises:
+            InvalidInput: a bad zip, or no document can be used; nothing is stored.
+            TooLarge: too many documents.
+        """
+        if validation + test >= 1:
+            raise InvalidInput("validation and test leave no rows for training", param="test")
+        with open_documents(uploads, self._limits) as documents:
+            _probe(documents)
+            uploaded = [(document.id, document.filename) for document in documents]
+        corpus_id = ids.new_id(JobKind.PREPROCESSING)
+        spec = PreprocessingSpec(
+            uploads=len(uploads), documents=len(uploaded), validation=validation, test=test, seed=seed
+        )
+        try:
+            for number, (_, source) in enumerate(uploads):
+                size = source.seek(0, 2)
+                source.seek(0)
+                self._bucket.put_stream(upload_key(tenant, corpus_id, number), source, size)
+            job = Job(id=corpus_id, kind=JobKind.PREPROCESSING, tenant=tenant, spec=spec.model_dump())
+            self._jobs.submit(job)
+        except BaseException:
+            self._bucket.delete_prefix(upload_key(tenant, corpus_id))
+            raise
+        return AcceptedCorpus(job, uploaded)
+
+    def get(self, tenant: str, corpus_id: str) -> Job:
+        """Return a corpus's job.
+
+        Raises:
+            NotFound: the tenant has no such corpus.
+        """
+        return self._jobs.get(corpus_id, tenant=tenant, kind=JobKind.PREPROCESSING)
+
+    def page(self, tenant: str, after: str | None, limit: int) -> tuple[list[Job], bool]:
+        """Return corpora, newest first, and whether more follow."""
+        return self._jobs.page(JobKind.PREPROCESSING, tenant, after=after, limit=limit)
+
+    def cancel(self, tenant: str, corpus_id: str) -> Job:
+        """Stop preprocessing; the originals are deleted.
+
+        Raises:
+            NotFound: the tenant has no such corpus.
+            Conflict: it has ended.
+        """
+        self.get(tenant, corpus_id)
+        return self._jobs.request_cancel(corpus_id)
+
+
+def _probe(documents: list[Document]) -> None:
+    """Check that at least one document is usable, if there are few enough to look at all.
+
+    Raises:
+        InvalidInput: none is. A single document's own reason becomes the error's code.
+    """
+    reasons: list[InvalidInput] = []
+    for document in documents[:_PROBED]:
+        try:
+            find_sections(read_document(document.read()).body)
+            return
+        except InvalidInput as rejected:
+            reasons.append(rejected)
+    if len(documents) > _PROBED:
+        return
+    if len(reasons) == 1:
+        raise InvalidInput(reasons[0].message, code=reasons[0].code, param="files")
+    counts = ", ".join(f"{count} {code}" for code, count in Counter(r.code for r in reasons).most_common())
+    raise InvalidInput(
+        f"none of the {len(reasons)} documents can be used: {counts}",
+        code="no_usable_document",
+        param="files",
+    )

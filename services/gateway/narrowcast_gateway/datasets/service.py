@@ -1,0 +1,67 @@
+"""Datasets in the data bucket. Uploaded files are datasets too, under a ``file-`` id."""
+
+from narrowcast import ids
+from narrowcast.artifacts import publish, read_file, read_manifest
+from narrowcast.datasets import DatasetManifest, Row, SplitName, dataset_prefix, from_jsonl, split_file
+from narrowcast.errors import NotFound
+from narrowcast.storage import Bucket
+
+DATASET = "dataset"
+FILE = "file"
+
+
+class Datasets:
+    """Reads, lists, writes and deletes datasets of one tenant at a time."""
+
+    def __init__(self, bucket: Bucket) -> None:
+        self._bucket = bucket
+
+    def write(self, manifest: DatasetManifest, files: dict[str, bytes]) -> DatasetManifest:
+        """Publish a dataset."""
+        return publish(self._bucket, dataset_prefix(manifest.tenant, manifest.id), files, manifest)
+
+    def get(self, tenant: str, dataset_id: str, *, param: str | None = None) -> DatasetManifest:
+        """Return a dataset's manifest.
+
+        Raises:
+            NotFound: the tenant has no such dataset or file; ``param`` names who asked for it.
+        """
+        missing = NotFound("no such dataset or file", param=param)
+        if not (ids.is_object_id(dataset_id, DATASET) or ids.is_object_id(dataset_id, FILE)):
+            raise missing
+        try:
+            return read_manifest(self._bucket, dataset_prefix(tenant, dataset_id), DatasetManifest)
+        except NotFound:
+            raise missing from None
+
+    def rows(self, manifest: DatasetManifest, split: SplitName) -> list[Row]:
+        """Return one split's rows; none if the dataset has no such split."""
+        if split_file(split) not in manifest.files:
+            return []
+        return list(from_jsonl(self.file(manifest, split_file(split))))
+
+    def file(self, manifest: DatasetManifest, name: str) -> bytes:
+        """Return one of the dataset's files, verified."""
+        return read_file(self._bucket, dataset_prefix(manifest.tenant, manifest.id), manifest, name)
+
+    def listing(self, tenant: str, prefix: str) -> list[DatasetManifest]:
+        """Return the tenant's datasets (or files) by the prefix of their ids, newest first."""
+        manifests = []
+        for dataset_id in self._bucket.folders(f"datasets/{tenant}/"):
+            if ids.is_object_id(dataset_id, prefix):
+                try:
+                    manifests.append(self.get(tenant, dataset_id))
+                except NotFound:
+                    continue  # no manifest yet: still being written
+        return sorted(manifests, key=lambda manifest: manifest.created_at, reverse=True)
+
+    def delete(self, tenant: str, dataset_id: str) -> None:
+        """Delete a dataset: its manifest first, so that nobody reads half of one.
+
+        Raises:
+            NotFound: the tenant has no such dataset.
+        """
+        self.get(tenant, dataset_id)
+        prefix = dataset_prefix(tenant, dataset_id)
+        self._bucket.delete(prefix + "manifest.json")
+        self._bucket.delete_prefix(prefix)

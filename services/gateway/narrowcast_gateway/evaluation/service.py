@@ -1,0 +1,86 @@
+"""Accepts evaluation jobs and reads their results."""
+
+from collections.abc import Iterator
+
+from narrowcast import ids
+from narrowcast.connections import Connections
+from narrowcast.errors import InvalidInput
+from narrowcast.jobs.records import Job, JobKind
+from narrowcast_gateway.adapters.service import Adapters
+from narrowcast_gateway.datasets.service import Datasets
+from narrowcast_gateway.evaluation.schemas import EvaluationSpec
+
+PREDICTIONS = "predictions.jsonl"
+
+
+def evaluation_prefix(tenant: str, evaluation_id: str) -> str:
+    """Return the key prefix of an evaluation in the data bucket."""
+    return f"evaluations/{tenant}/{evaluation_id}/"
+
+
+class Evaluations:
+    """A tenant's evaluations."""
+
+    def __init__(self, connections: Connections, adapters: Adapters, datasets: Datasets) -> None:
+        self._jobs = connections.jobs
+        self._bucket = connections.storage.data
+        self._adapters = adapters
+        self._datasets = datasets
+
+    def create(self, tenant: str, spec: EvaluationSpec) -> Job:
+        """Submit an evaluation.
+
+        Raises:
+            NotFound: no such dataset or model.
+            InvalidInput: the split is empty.
+        """
+        manifest = self._datasets.get(tenant, spec.dataset, param="dataset")
+        if not manifest.rows.get(spec.split):
+            raise InvalidInput(
+                f"the dataset has no rows in its {spec.split} split", code="empty_split", param="split"
+            )
+        for model in spec.models:
+            self._adapters.resolve(tenant, model)
+        job = Job(
+            id=ids.new_id(JobKind.EVALUATION), kind=JobKind.EVALUATION, tenant=tenant, spec=spec.model_dump()
+        )
+        self._jobs.submit(job)
+        return job
+
+    def get(self, tenant: str, evaluation_id: str) -> Job:
+        """Return an evaluation's job.
+
+        Raises:
+            NotFound: the tenant has no such evaluation.
+        """
+        return self._jobs.get(evaluation_id, tenant=tenant, kind=JobKind.EVALUATION)
+
+    def page(self, tenant: str, after: str | None, limit: int) -> tuple[list[Job], bool]:
+        """Return evaluations, newest first, and whether more follow."""
+        return self._jobs.page(JobKind.EVALUATION, tenant, after=after, limit=limit)
+
+    def cancel(self, tenant: str, evaluation_id: str) -> Job:
+        """Stop an evaluation.
+
+        Raises:
+            NotFound: the tenant has no such evaluation.
+            Conflict: it has ended.
+        """
+        self.get(tenant, evaluation_id)
+        return self._jobs.request_cancel(evaluation_id)
+
+    def predictions(self, tenant: str, evaluation_id: str) -> Iterator[bytes]:
+        """Return the answers as JSON Lines in chunks.
+
+        Raises:
+            NotFound: the tenant has no such evaluation, or it has not succeeded.
+        """
+        self.get(tenant, evaluation_id)
+        chunks = self._bucket.stream(evaluation_prefix(tenant, evaluation_id) + PREDICTIONS)
+        first = next(chunks, b"")  # so that a missing object is an error and not a broken answer
+
+        def rest() -> Iterator[bytes]:
+            yield first
+            yield from chunks
+
+        return rest()

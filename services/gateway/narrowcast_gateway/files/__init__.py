@@ -1,0 +1,1 @@
+"""Files in OpenAI's sense: training data that the user prepared."""

@@ -1,0 +1,106 @@
+"""Speaks OpenAI HTTP to one vLLM server, and turns its failures into ours.
+
+vLLM's own error texts are not passed on: they can quote the request.
+"""
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx
+
+from narrowcast.errors import InvalidInput, NarrowcastError, Unavailable
+from narrowcast_gateway.adapters.service import ModelTarget
+
+_CONTEXT_MARKS = ("context length", "max_model_len", "maximum model length", "longer than the maximum")
+_BAD_REQUEST = 400
+_NOT_FOUND = 404
+_HEALTH_TIMEOUT_S = 2.0
+
+
+class InferenceClient:
+    """A thin client; the HTTP connection pool is the caller's."""
+
+    def __init__(self, http: httpx.AsyncClient) -> None:
+        self._http = http
+
+    async def complete(self, target: ModelTarget, body: dict[str, Any]) -> dict[str, Any]:
+        """Return a whole chat completion.
+
+        Raises:
+            InvalidInput: the prompt does not fit the context, or the server refuses a parameter.
+            Unavailable: the server does not answer, or could not load the adapter.
+        """
+        try:
+            response = await self._http.post(_chat_url(target), json=body)
+        except httpx.HTTPError as error:
+            raise _unreachable(target) from error
+        if response.is_error:
+            raise _failure(target, response.status_code, response.text)
+        completion: dict[str, Any] = response.json()
+        return completion | {"model": target.name}
+
+    @asynccontextmanager
+    async def stream(
+        self, target: ModelTarget, body: dict[str, Any]
+    ) -> AsyncIterator[AsyncIterator[dict[str, Any]]]:
+        """Open a streamed completion and give its chunks.
+
+        Raises:
+            InvalidInput, Unavailable: as :meth:`complete`, before the first chunk.
+        """
+        try:
+            async with self._http.stream("POST", _chat_url(target), json=body) as response:
+                if response.is_error:
+                    text = (await response.aread()).decode(errors="replace")
+                    raise _failure(target, response.status_code, text)
+                yield _chunks(target, response)
+        except httpx.HTTPError as error:
+            raise _unreachable(target) from error
+
+    async def healthy(self, url: str) -> bool:
+        """Whether the server answers its health check."""
+        try:
+            response = await self._http.get(f"{url.rstrip('/')}/health", timeout=_HEALTH_TIMEOUT_S)
+        except httpx.HTTPError:
+            return False
+        return response.is_success
+
+
+async def _chunks(target: ModelTarget, response: httpx.Response) -> AsyncIterator[dict[str, Any]]:
+    try:
+        async for line in response.aiter_lines():
+            data = line.removeprefix("data: ")
+            if data == line or data == "[DONE]":
+                continue
+            chunk: dict[str, Any] = json.loads(data)
+            if "error" in chunk:
+                raise _failure(target, int(chunk["error"].get("code") or 500), data)
+            yield chunk | {"model": target.name}
+    except httpx.HTTPError as error:
+        raise _unreachable(target) from error
+
+
+def _chat_url(target: ModelTarget) -> str:
+    return f"{target.url.rstrip('/')}/v1/chat/completions"
+
+
+def _unreachable(target: ModelTarget) -> Unavailable:
+    base = target.adapter.base.name if target.adapter else target.name
+    return Unavailable(f"the inference server of {base} does not answer", code="inference_unavailable")
+
+
+def _failure(target: ModelTarget, status: int, text: str) -> NarrowcastError:
+    lowered = text.lower()
+    if status == _BAD_REQUEST and any(mark in lowered for mark in _CONTEXT_MARKS):
+        return InvalidInput(
+            "the prompt and the requested answer do not fit the model's context",
+            code="context_length_exceeded",
+            param="messages",
+        )
+    if status in {_BAD_REQUEST, _NOT_FOUND} and target.adapter is not None and target.served_as in text:
+        return Unavailable(f"the inference server could not load {target.name}", code="adapter_not_loaded")
+    if _BAD_REQUEST <= status < 500:
+        return InvalidInput("the inference server refuses a parameter of the request", code="invalid_request")
+    return Unavailable("the inference server failed", code="inference_failed")

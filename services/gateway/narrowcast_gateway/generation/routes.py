@@ -1,0 +1,53 @@
+"""``/v1/chat/completions`` and ``/v1/reports``."""
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from typing import Any
+
+from fastapi import APIRouter
+from fastapi.responses import JSONResponse, StreamingResponse
+
+from narrowcast import logs
+from narrowcast.errors import NarrowcastError
+from narrowcast_gateway.deps import ServicesDep, TenantDep
+from narrowcast_gateway.errors import error_body, status_of
+from narrowcast_gateway.generation.schemas import ChatCompletionRequest, CreateReport, Report
+
+_log = logs.get(__name__)
+router = APIRouter(tags=["generation"])
+
+
+@router.post("/chat/completions", response_model=None)
+async def create_chat_completion(
+    request: ChatCompletionRequest, services: ServicesDep, tenant: TenantDep
+) -> JSONResponse | StreamingResponse:
+    """Answer a chat with a base model or an adapter, as OpenAI does; `stream` for server-sent events."""
+    if not request.stream:
+        return JSONResponse(await services.generation.chat(tenant, request))
+    # Opened here, not in the generator: what fails before the first chunk is still a plain 4xx.
+    stack = AsyncExitStack()
+    chunks = await stack.enter_async_context(await services.generation.stream(tenant, request))
+    return StreamingResponse(_server_sent_events(chunks, stack), media_type="text/event-stream")
+
+
+async def _server_sent_events(
+    chunks: AsyncIterator[dict[str, Any]], stack: AsyncExitStack
+) -> AsyncIterator[str]:
+    async with stack:
+        try:
+            async for chunk in chunks:
+                yield f"data: {json.dumps(chunk, ensure_ascii=False)}\n\n"
+        except NarrowcastError as error:
+            # The status is long sent; OpenAI's clients raise on an error event.
+            _log.error("stream_failed", exc_info=error)
+            body = error_body(status_of(error), error.message, error.code, error.param)
+            yield f"data: {json.dumps(body)}\n\n"
+            return
+        yield "data: [DONE]\n\n"
+
+
+@router.post("/reports")
+async def create_report(request: CreateReport, services: ServicesDep, tenant: TenantDep) -> Report:
+    """Draft the descriptive part of a report from its impression."""
+    return await services.generation.report(tenant, request)

@@ -1,0 +1,88 @@
+"""What happens around every request: an id, one log line, a limit on the body."""
+
+import re
+import secrets
+import time
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from narrowcast import logs
+from narrowcast.errors import TooLarge
+from narrowcast_gateway.errors import error_body
+
+_log = logs.get(__name__)
+_REQUEST_ID = re.compile(r"^[A-Za-z0-9._-]{1,64}$")
+
+
+class RequestContext:
+    """Gives each request an id, in logs and in the answer's ``X-Request-ID``.
+
+    The log line has the path template's values only (ids), never a query or a body.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one ASGI connection."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        offered = Headers(scope=scope).get("x-request-id", "")
+        # A caller's id is taken over only if it cannot carry text.
+        request_id = offered if _REQUEST_ID.match(offered) else secrets.token_hex(8)
+        status = 500
+        started = time.monotonic()
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                MutableHeaders(scope=message)["X-Request-ID"] = request_id
+            await send(message)
+
+        with logs.bound(request_id=request_id):
+            try:
+                await self._app(scope, receive, send_with_id)
+            finally:
+                route = scope.get("route")
+                _log.info(
+                    "request",
+                    method=scope["method"],
+                    # The template, since a mistyped URL could hold anything.
+                    route=getattr(route, "path", None),
+                    status=status,
+                    ms=round((time.monotonic() - started) * 1000),
+                )
+
+
+class BodyLimit:
+    """Answers 413 as soon as a body grows over the limit, whatever its declared length."""
+
+    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+        self._app = app
+        self._max_bytes = max_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one ASGI connection."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        declared = Headers(scope=scope).get("content-length", "")
+        message = f"the request body is over the limit of {self._max_bytes} bytes"
+        if declared.isdigit() and int(declared) > self._max_bytes:
+            await JSONResponse(error_body(413, message, "body_too_large"), 413)(scope, receive, send)
+            return
+        received = 0
+
+        async def counted() -> Message:
+            nonlocal received
+            part = await receive()
+            received += len(part.get("body", b""))
+            if received > self._max_bytes:
+                raise TooLarge(message, code="body_too_large")
+            return part
+
+        await self._app(scope, counted, send)

@@ -1,0 +1,1 @@
+"""From uploaded Word documents to de-identified dataset rows; no HTTP, no stores."""

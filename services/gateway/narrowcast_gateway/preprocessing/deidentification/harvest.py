@@ -1,0 +1,81 @@
+"""Names read off the patient block and the signature, and their forms in the body.
+
+The header says who the patient and the doctors are. A name found there goes from the body in
+every case form, whether or not anything in the body itself looks like a name.
+"""
+
+import re
+from collections.abc import Iterable
+
+from narrowcast_gateway.preprocessing.deidentification.lexicon import Lexicon, normal, stem
+from narrowcast_gateway.preprocessing.deidentification.names import NameFinder
+from narrowcast_gateway.preprocessing.deidentification.placeholders import Kind, Span
+
+_WORD = re.compile(r"[А-Яа-яЁё]+")
+_LABEL = re.compile(
+    r"(?:ф\.?\s?и\.?\s?о\.?(?:\s+(?:пациент\w*|больн\w+|врача))?|фамилия(?:,?\s*имя,?\s*(?:и\s+)?отчество)?|имя|отчество|пациент(?:ка)?|больн(?:ой|ая)|врач(?:[-–\s]*[а-яё]*(?:лог|ист))?|(?:рентген)?лаборант|доктор|исполнитель|(?:исследование\s+)?(?:выполнил|провел|провёл|описал)[аи]?|заведующ\w+(?:\s+отделением)?|направил|направивший\s+врач)"
+    r"(?:\s*\([^)\n]{0,20}\))?\s*[:\t_—–-]*\s*(?P<name>[А-ЯЁ][^\n\d,;:(]{1,60})",
+    re.IGNORECASE,
+)
+# Words beside a label's name that are not part of it.
+_NOT_NAMES = frozenset(
+    "дата рождения возраст пол год лет отделение отделения врач врача пациент пациента рентгенолог категории высшей первой второй подпись адрес телефон карта номер мужской женский муж жен г р лучевой диагностики кабинет томографии магнитно резонансной направление направлен исследование исследования клиника больница поликлиника центр зав отделением узи функциональной невролог травматолог ортопед хирург терапевт нейрохирург".split()
+)
+# A shorter stem would match unrelated words.
+_SHORTEST_SURNAME = 4
+
+
+class HarvestedNames:
+    """Names of one document's people, matched in any case form."""
+
+    def __init__(self, words: Iterable[str], lexicon: Lexicon) -> None:
+        self._lexicon = lexicon
+        self._forms: set[str] = set()
+        self._lemmas: set[str] = set()
+        self._stems: set[str] = set()
+        for word in words:
+            lower = normal(word)
+            self._forms.add(lower)
+            if len(lower) >= _SHORTEST_SURNAME:
+                self._stems.add(stem(lower))
+                self._lemmas |= lexicon.look_up(word.lower()).lemmas
+
+    def find(self, text: str) -> list[Span]:
+        """Spans of every form of the names in ``text``."""
+        return [
+            Span(match.start(), match.end(), Kind.PERSON)
+            for match in _WORD.finditer(text)
+            if self._matches(match.group())
+        ]
+
+    def _matches(self, word: str) -> bool:
+        if not self._forms or len(word) < 2:
+            return False
+        lower = normal(word)
+        facts = self._lexicon.look_up(word.lower())
+        # A patient called Белый must not take the white matter with him.
+        if word[0].islower() and facts.ordinary:
+            return False
+        if lower in self._forms:
+            return word[0].isupper() or not facts.known
+        if len(lower) < _SHORTEST_SURNAME or self._lexicon.is_medical(word):
+            return False
+        return not self._lemmas.isdisjoint(facts.lemmas) or stem(lower) in self._stems
+
+
+def harvest(lines: Iterable[str], finder: NameFinder, lexicon: Lexicon) -> HarvestedNames:
+    """Collect the names in the lines outside the sections."""
+    words: set[str] = set()
+    for line in lines:
+        for match in _LABEL.finditer(line):
+            words.update(word for word in _WORD.findall(match.group("name")) if _may_be_name(word, lexicon))
+        for span in finder.find(line):
+            words.update(word for word in _WORD.findall(line[span.start : span.stop]) if _may_be_name(word, lexicon))
+    return HarvestedNames(words, lexicon)
+
+
+def _may_be_name(word: str, lexicon: Lexicon) -> bool:
+    if len(word) < 2 or not word[0].isupper() or normal(word) in _NOT_NAMES:
+        return False
+    facts = lexicon.look_up(word.lower())
+    return facts.name_share > 0 or not (lexicon.is_medical(word) or lexicon.is_learned(word))

@@ -1,0 +1,114 @@
+"""What a single word may be: a name, an ordinary word, a medical term.
+
+pymorphy3 carries OpenCorpora's dictionary, which marks surnames, first names and
+patronymics, and predicts the same for words it does not know. Medical words missing from
+that dictionary stand in ``medical_terms.txt``, eponyms among them.
+"""
+
+import functools
+import re
+from dataclasses import dataclass
+from importlib import resources
+
+import pymorphy3
+
+_NAME_GRAMMEMES = ("Surn", "Name", "Patr")
+
+_PATRONYMIC = re.compile(
+    r"(?:ович|евич|ьич|[ои]?нич)(?:а|у|ем|ом|е)?$|(?:овн|евн|иничн|ичн)(?:а|ы|е|у|ой|ою)$|(?:оглы|кызы)$", re.IGNORECASE
+)
+# Endings of Russian and neighbouring surnames in any case.
+_SURNAME = re.compile(
+    r"(?:[оеё]в|[иы]н)(?:а|у|ым|е|ой|ы|ых)?$|(?:ск|цк)(?:ий|ого|ому|им|ом|ая|ой|ую)$|(?:енко|чук|юк|ук|швили|дзе|идзе|ия|ян|янц|ец|оглы)(?:а|у|ом|е)?$",
+    re.IGNORECASE,
+)
+# Endings of learned words, which the dictionary of a general corpus mostly lacks.
+_LEARNED = re.compile(
+    r"(?:ци[яиюей]+|зи[яиюей]+|фи[яиюей]+|пати[яиюей]+|еми[яиюей]+|оми[яиюей]+|плази[яиюей]+|оз(?:а|у|ом|е|ы)?|ит(?:а|у|ом|е|ы)?|ом(?:а|ы|е|у|ой)|ост(?:ь|и|ью)|[ае]ни(?:е|я|ю|ем|и)"
+    r"|(?:альн|арн|ическ|озн|орн|енн|анн|ионн|яющ|ующ|ённ|ивн|ильн|ельн)(?:ый|ая|ое|ые|ого|ой|ому|ым|ых|ую|ом|ий|их|ими|ыми)|граф\w+|скоп\w+|томи\w+|метр\w*)$",
+    re.IGNORECASE,
+)
+_ENDING = re.compile(
+    r"(?:ами|ями|ого|его|ому|ему|ыми|ими|ою|ею|ой|ей|ый|ий|ая|яя|ую|юю|ом|ем|ым|им|ых|их|ов|ев|ах|ях|а|я|о|е|ы|и|у|ю|ь|й)$"
+)
+_SHORTEST_STEM = 3
+_VOCABULARY_CACHE = 50_000
+
+
+@dataclass(frozen=True)
+class Word:
+    """One word form as the dictionary sees it.
+
+    Attributes:
+        lemmas: normal forms of all readings.
+        name_share: probability, 0 to 1, of the readings that are names.
+        known: in the dictionary, not predicted from its ending.
+        ordinary: known with a reading that is no name.
+        place: known with a reading that is a place.
+        patronymic: a patronymic for certain.
+    """
+
+    lemmas: frozenset[str]
+    name_share: float
+    known: bool
+    ordinary: bool
+    place: bool
+    patronymic: bool
+
+
+class Lexicon:
+    """Dictionary look-ups, cached; reports repeat a small vocabulary."""
+
+    def __init__(self) -> None:
+        self._morphology = pymorphy3.MorphAnalyzer()
+        self.look_up = functools.lru_cache(maxsize=_VOCABULARY_CACHE)(self._look_up)
+        terms = _read_terms()
+        self._terms = frozenset(terms)
+        self._term_stems = frozenset(stem(term) for term in terms if len(term) > _SHORTEST_STEM)
+
+    def _look_up(self, lower: str) -> Word:
+        readings = self._morphology.parse(lower)
+        total = sum(reading.score for reading in readings) or 1.0
+        names = [reading for reading in readings if any(grammeme in reading.tag for grammeme in _NAME_GRAMMEMES)]
+        known = [reading for reading in readings if reading.is_known]
+        return Word(
+            lemmas=frozenset(reading.normal_form.replace("ё", "е") for reading in readings),
+            name_share=sum(reading.score for reading in names) / total,
+            known=bool(known),
+            ordinary=any(
+                not any(grammeme in reading.tag for grammeme in (*_NAME_GRAMMEMES, "Geox", "Orgn")) for reading in known
+            ),
+            place=any("Geox" in reading.tag for reading in known),
+            patronymic=any("Patr" in reading.tag for reading in known) or bool(_PATRONYMIC.search(lower)),
+        )
+
+    def is_medical(self, word: str) -> bool:
+        """Whether ``word`` in any form is in the list of medical terms and eponyms."""
+        lower = normal(word)
+        return lower in self._terms or (len(lower) > _SHORTEST_STEM and stem(lower) in self._term_stems)
+
+    def is_learned(self, word: str) -> bool:
+        """Whether an unknown ``word`` ends like a medical term, not like a name."""
+        return bool(_LEARNED.search(word)) and not self.look_up(word.lower()).known
+
+    def has_surname_ending(self, word: str) -> bool:
+        """Whether ``word`` ends as most surnames do."""
+        return bool(_SURNAME.search(word))
+
+
+def normal(word: str) -> str:
+    """Lower case, ё as е: both spellings of a name are one name."""
+    return word.lower().replace("ё", "е")
+
+
+def stem(word: str) -> str:
+    """``word`` without its case ending; never shorter than three letters."""
+    lower = normal(word)
+    cut = _ENDING.sub("", lower)
+    return cut if len(cut) >= _SHORTEST_STEM else lower
+
+
+def _read_terms() -> list[str]:
+    text = resources.files(__package__).joinpath("medical_terms.txt").read_text(encoding="utf-8")
+    lines = (line.partition("#")[0] for line in text.splitlines())
+    return [normal(word) for line in lines for word in line.split()]

@@ -1,0 +1,118 @@
+"""Accepts training jobs: everything that can be refused early is refused here."""
+
+from typing import Any
+
+from pydantic import ValidationError
+
+from narrowcast import ids
+from narrowcast.datasets import DatasetManifest
+from narrowcast.errors import InvalidInput, NotFound
+from narrowcast.jobs.records import Job, JobEvent, JobKind
+from narrowcast.jobs.store import JobStore
+from narrowcast.training import Hyperparameters, TrainingSpec
+from narrowcast_gateway.datasets.service import Datasets
+from narrowcast_gateway.settings import ServersSettings
+
+
+class Training:
+    """A tenant's training jobs."""
+
+    def __init__(self, jobs: JobStore, datasets: Datasets, servers: ServersSettings) -> None:
+        self._jobs = jobs
+        self._datasets = datasets
+        self._servers = servers
+
+    def create(
+        self,
+        tenant: str,
+        *,
+        base_model: str,
+        training_file: str,
+        validation_file: str | None,
+        suffix: str | None,
+        hyperparameters: dict[str, Any],
+    ) -> Job:
+        """Submit a job.
+
+        Raises:
+            NotFound: no such base model, dataset or file.
+            InvalidInput: the hyper-parameters or the dataset cannot be trained with.
+        """
+        if base_model not in self._servers.bases:
+            raise NotFound("no such base model", code="model_not_found", param="model")
+        checked = self._check(hyperparameters)
+        self._trainable(tenant, training_file, "training_file")
+        if validation_file is not None:
+            self._trainable(tenant, validation_file, "validation_file")
+        spec = TrainingSpec(
+            base_model=base_model,
+            dataset=training_file,
+            validation_dataset=validation_file,
+            adapter_id=ids.new_id(suffix or base_model),
+            hyperparameters=checked,
+        )
+        job = Job(
+            id=ids.new_id(JobKind.TRAINING), kind=JobKind.TRAINING, tenant=tenant, spec=spec.model_dump()
+        )
+        self._jobs.submit(job)
+        return job
+
+    def get(self, tenant: str, job_id: str) -> Job:
+        """Return a job.
+
+        Raises:
+            NotFound: the tenant has no such training job.
+        """
+        return self._jobs.get(job_id, tenant=tenant, kind=JobKind.TRAINING)
+
+    def page(self, tenant: str, after: str | None, limit: int) -> tuple[list[Job], bool]:
+        """Return jobs, newest first, and whether more follow."""
+        return self._jobs.page(JobKind.TRAINING, tenant, after=after, limit=limit)
+
+    def cancel(self, tenant: str, job_id: str) -> Job:
+        """Cancel a queued job at once, ask the worker of a running one to stop.
+
+        Raises:
+            NotFound: the tenant has no such training job.
+            Conflict: it has ended.
+        """
+        self.get(tenant, job_id)
+        return self._jobs.request_cancel(job_id)
+
+    def events(self, tenant: str, job_id: str, after: str | None, limit: int) -> tuple[list[JobEvent], bool]:
+        """Return events, newest first as OpenAI does, and whether more follow.
+
+        Raises:
+            NotFound: the tenant has no such job, or the job no event ``after``.
+        """
+        self.get(tenant, job_id)
+        events = self._jobs.events(job_id, tenant)[::-1]
+        if after is not None:
+            places = [place for place, event in enumerate(events) if event.id == after]
+            if not places:
+                raise NotFound("no such event", param="after")
+            events = events[places[0] + 1 :]
+        return events[:limit], len(events) > limit
+
+    def _check(self, hyperparameters: dict[str, Any]) -> Hyperparameters:
+        try:
+            checked = Hyperparameters.model_validate(hyperparameters)
+        except ValidationError as error:
+            first = error.errors()[0]
+            name = ".".join(str(part) for part in first["loc"])
+            raise InvalidInput(
+                f"{name}: {first['msg']}", code="invalid_hyperparameter", param=f"hyperparameters.{name}"
+            ) from None
+        if checked.rank > self._servers.max_lora_rank:
+            raise InvalidInput(
+                f"rank {checked.rank} is above {self._servers.max_lora_rank}, the most that is served here",
+                code="unservable_adapter",
+                param="hyperparameters.rank",
+            )
+        return checked
+
+    def _trainable(self, tenant: str, dataset_id: str, param: str) -> DatasetManifest:
+        manifest = self._datasets.get(tenant, dataset_id, param=param)
+        if not manifest.rows.get("train"):
+            raise InvalidInput("the dataset has no training rows", code="empty_training_file", param=param)
+        return manifest

