@@ -86,7 +86,7 @@ def settings(redis_settings: RedisSettings, storage_settings: StorageSettings) -
     )
 
 
-@pytest.fixture()
+@pytest.fixture
 def connections(settings: Settings) -> Iterator[Connections]:
     """Connections to the servers; Redis is emptied first."""
     opened = connect(settings)
@@ -95,7 +95,7 @@ def connections(settings: Settings) -> Iterator[Connections]:
     opened.redis.close()
 
 
-@pytest.fixture()
+@pytest.fixture
 def tenant() -> str:
     """A tenant that no other test uses."""
     return f"t-{uuid.uuid4().hex[:12]}"

@@ -62,7 +62,7 @@ def publish(bucket: Bucket, prefix: str, files: Mapping[str, Path | bytes], mani
         files: content by name relative to ``prefix``.
         manifest: its ``files`` are filled in here.
     """
-    entries: dict[str, FileEntry] = Field(default_factory=dict)
+    entries: dict[str, FileEntry] = {}
     for name, content in files.items():
         if isinstance(content, bytes):
             entries[name] = FileEntry(sha256=hashlib.sha256(content).hexdigest(), size=len(content))

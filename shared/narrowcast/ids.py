@@ -4,9 +4,10 @@ import re
 import secrets
 
 _ID_BYTES = 12  # 96 random bits: no collision and no guessing
-ADAPTER_ID = re.compile(r"^[a-z0-9][a-z0-9-]{0,62}[a-z0-9]$")
-TENANT = re.compile(r"^[a-z0-9](?:[a-z0-9-]{0,30}[a-z0-9])?$")
-OBJECT_ID = re.compile(r"^[a-z]+-[0-9a-f]{24}$")
+# \Z, since $ also matches before a final line feed.
+ADAPTER_ID = re.compile(r"^[a-z0-9][a-z0-9-]{0,62}[a-z0-9]\Z")
+TENANT = re.compile(r"^[a-z0-9](?:[a-z0-9-]{0,30}[a-z0-9])?\Z")
+OBJECT_ID = re.compile(r"^[a-z]+-[0-9a-f]{24}\Z")
 
 
 def new_id(prefix: str) -> str:

@@ -97,3 +97,16 @@ def configure(service: str, level: str = "INFO") -> None:
     # httpx logs every request URL at INFO: noise, and one more place where text could leak.
     for noisy in ("httpx", "httpcore", "urllib3"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+
+
+# A process or test that logs before configure() must not fall back to structlog's default,
+# which prints tracebacks with the values of local variables.
+structlog.configure(
+    processors=[
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        _describe_exc_info,
+        structlog.processors.JSONRenderer(ensure_ascii=False),
+    ],
+    logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+)

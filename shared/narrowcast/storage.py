@@ -5,6 +5,7 @@ object, :class:`Unavailable` for a server that does not answer.
 """
 
 import io
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -114,6 +115,13 @@ class Bucket:
             for entry in self._client.list_objects(self.name, prefix, recursive=False):
                 if entry.is_dir:
                     yield entry.object_name[len(prefix) :].rstrip("/")
+
+    def age_s(self, prefix: str) -> float:
+        """Return the age in seconds of the youngest object under ``prefix``; infinite if there is none."""
+        with _our_errors(prefix):
+            entries = self._client.list_objects(self.name, prefix, recursive=True)
+            written = [entry.last_modified.timestamp() for entry in entries]
+        return time.time() - max(written) if written else float("inf")
 
     def delete(self, key: str) -> None:
         """Delete one object; deleting what is not there is no error."""

@@ -13,7 +13,7 @@ from narrowcast.errors import TooLarge
 from narrowcast_gateway.errors import error_body
 
 _log = logs.get(__name__)
-_REQUEST_ID = re.compile(r"^[A-Za-z0-9._-]{1,64}$")
+_REQUEST_ID = re.compile(r"^[A-Za-z0-9._-]{1,64}\Z")
 
 
 class RequestContext:

@@ -187,7 +187,11 @@ def test_a_users_error_fails_the_job_with_its_reason(
     job = run(connections, settings.jobs, tenant, refuse)
     assert job.status is JobStatus.FAILED
     assert job.error is not None
-    assert job.error.model_dump() == {"code": "row_too_long", "message": "row 3 is too long", "param": "row 3"}
+    assert job.error.model_dump() == {
+        "code": "row_too_long",
+        "message": "row 3 is too long",
+        "param": "row 3",
+    }
 
 
 def test_an_unexpected_error_says_nothing_of_its_text(
@@ -240,5 +244,3 @@ def test_a_handler_that_lost_its_lease_writes_nothing(
     assert (job.status, job.result) == (JobStatus.RUNNING, {})
     assert job.lease is not None
     assert job.lease.owner == "thief"
-
-

@@ -1,0 +1,72 @@
+"""The API in this process, on the real stores; jobs are run by the test when it wants them to."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+
+from narrowcast.connections import Connections
+from narrowcast.jobs.records import Job, JobKind
+from narrowcast.jobs.running import run_job
+from narrowcast.settings import Settings
+from narrowcast_gateway.app import create_app
+from narrowcast_gateway.corpora.job import preprocess
+from narrowcast_gateway.services import Services
+from narrowcast_gateway.settings import GatewaySettings, ServersSettings
+
+BASE = "smollm2-135m-instruct"
+
+
+@dataclass(frozen=True)
+class Gateway:
+    """A tenant's view of the API."""
+
+    http: TestClient
+    services: Services
+    settings: GatewaySettings
+    tenant: str
+
+    def as_tenant(self, tenant: str) -> "Gateway":
+        key = self.services.keys.create(tenant)
+        http = TestClient(self.http.app, headers={"Authorization": f"Bearer {key}"})
+        return Gateway(http, self.services, self.settings, tenant)
+
+    def run_corpus(self, corpus_id: str) -> Job:
+        """Do what the CPU worker does."""
+        jobs = self.services.connections.jobs
+        run_job(jobs, self.settings.jobs, corpus_id, lambda running: preprocess(running, self.services))
+        return jobs.get(corpus_id, kind=JobKind.PREPROCESSING)
+
+
+@pytest.fixture
+def gateway_settings(settings: Settings) -> GatewaySettings:
+    return GatewaySettings(
+        redis=settings.redis,
+        storage=settings.storage,
+        jobs=settings.jobs,
+        servers=ServersSettings.model_validate({"bases": {BASE: "http://127.0.0.1:9"}}),
+    )
+
+
+@pytest.fixture
+def gateway(gateway_settings: GatewaySettings, connections: Connections, tenant: str) -> Iterator[Gateway]:
+    app = create_app(gateway_settings)
+    with TestClient(app) as http:
+        services: Services = app.state.services
+        yield Gateway(http, services, gateway_settings, tenant).as_tenant(tenant)
+
+
+@pytest.fixture
+def error() -> Callable[..., dict[str, Any]]:
+    """Check an error answer's form and return its error object."""
+
+    def check(response: Any, status: int, code: str) -> dict[str, Any]:
+        assert response.status_code == status, response.text
+        found: dict[str, Any] = response.json()["error"]
+        assert set(found) == {"message", "type", "param", "code"}
+        assert found["code"] == code
+        return found
+
+    return check

@@ -1,0 +1,187 @@
+"""Corpora: from upload to dataset, and every way an upload can be bad."""
+
+import io
+import json
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from docx import Document
+
+from narrowcast.datasets import dataset_prefix
+from narrowcast_gateway.corpora.janitor import DocumentJanitor
+from narrowcast_gateway.settings import UploadSettings
+from narrowcast_local.samples import generate, write_docx
+
+Error = Callable[..., dict[str, Any]]
+SAMPLES = Path(__file__).parents[3] / "tools" / "samples"
+
+
+def zipped(files: dict[str, bytes]) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in files.items():
+            archive.writestr(name, data)
+    return buffer.getvalue()
+
+
+def upload(gateway: Any, *files: tuple[str, bytes], **form: str) -> Any:
+    return gateway.http.post("/v1/corpora", files=[("files", file) for file in files], data=form)
+
+
+def word(*paragraphs: str) -> bytes:
+    document = Document()
+    for paragraph in paragraphs:
+        document.add_paragraph(paragraph)
+    buffer = io.BytesIO()
+    document.save(buffer)
+    return buffer.getvalue()
+
+
+@pytest.fixture(scope="module")
+def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """Twenty documents: ten of the shipped files and ten new ones."""
+    folder = tmp_path_factory.mktemp("reports")
+    documents = {}
+    for path in sorted(SAMPLES.glob("report-*.doc*"))[:10]:
+        documents[f"Иванов И.И. {path.name}"] = path.read_bytes()
+    for report in list(generate(50))[40:]:
+        write_docx(report, folder / "x.docx")
+        documents[f"{report.id}.docx"] = (folder / "x.docx").read_bytes()
+    return documents
+
+
+def test_a_zip_becomes_a_dataset(gateway: Any, reports: dict[str, bytes]) -> None:
+    bad = {"broken.doc": b"\xd0\xcf\x11\xe0broken", "note.txt": b"hello"}
+    response = upload(gateway, ("corpus.zip", zipped(reports | bad)), test="0.2", validation="0.1")
+    assert response.status_code == 202, response.text
+    created = response.json()
+    assert created["status"] == "queued"
+    assert len(created["uploaded"]) == len(reports) + 2
+    job = gateway.run_corpus(created["id"])
+    corpus = gateway.http.get(f"/v1/corpora/{created['id']}").json()
+    assert corpus["status"] == "succeeded", job
+    assert corpus["documents"] == {"total": 22, "read": 20, "rejected": 2}
+    assert {rejected["code"] for rejected in corpus["rejected"]} <= {
+        "not_a_word_document",
+        "corrupt_document",
+    }
+    assert "Иванов" not in json.dumps(corpus, ensure_ascii=False)
+    names = {entry["document"]: entry["filename"] for entry in created["uploaded"]}
+    assert {names[rejected["document"]] for rejected in corpus["rejected"]} == set(bad)
+
+    dataset = gateway.http.get(f"/v1/datasets/{corpus['dataset']}").json()
+    assert sum(dataset["rows"].values()) == 20
+    assert dataset["rows"]["test"] >= 1
+    array = gateway.http.get(f"/v1/datasets/{corpus['dataset']}/content?format=json").json()
+    assert len(array) == 20
+    assert all(set(row) == {"instruction", "input", "output"} for row in array)
+    lines = gateway.http.get(
+        f"/v1/datasets/{corpus['dataset']}/content?format=jsonl&split=train"
+    ).text.splitlines()
+    assert len(lines) == dataset["rows"]["train"]
+    assert json.loads(lines[0])["document"].startswith("doc-")
+
+
+def test_the_deidentification_log_has_counts_and_hashes_only(gateway: Any, reports: dict[str, bytes]) -> None:
+    created = upload(gateway, ("corpus.zip", zipped(reports))).json()
+    gateway.run_corpus(created["id"])
+    dataset = gateway.http.get(f"/v1/corpora/{created['id']}").json()["dataset"]
+    manifest = gateway.services.datasets.get(gateway.tenant, dataset)
+    log = gateway.services.datasets.file(manifest, "deidentification.jsonl").decode()
+    entries = [json.loads(line) for line in log.splitlines()]
+    assert len(entries) == 20
+    assert all(set(entry) == {"document", "sha256", "reader", "redactions"} for entry in entries)
+
+
+def test_originals_are_deleted_when_the_job_has_ended(gateway: Any, reports: dict[str, bytes]) -> None:
+    created = upload(gateway, ("corpus.zip", zipped(reports))).json()
+    bucket = gateway.services.connections.storage.documents
+    prefix = f"{gateway.tenant}/{created['id']}/"
+    janitor = DocumentJanitor(gateway.services.connections, UploadSettings())
+    janitor.sweep()
+    assert list(bucket.keys(prefix)), "the job still needs them"
+    gateway.http.post(f"/v1/corpora/{created['id']}/cancel")
+    janitor.sweep()
+    assert not list(bucket.keys(prefix))
+
+
+def test_a_retention_time_keeps_originals(gateway: Any, reports: dict[str, bytes]) -> None:
+    created = upload(gateway, ("corpus.zip", zipped(reports))).json()
+    gateway.http.post(f"/v1/corpora/{created['id']}/cancel")
+    DocumentJanitor(gateway.services.connections, UploadSettings(retention_h=1)).sweep()
+    assert list(gateway.services.connections.storage.documents.keys(f"{gateway.tenant}/{created['id']}/"))
+
+
+def test_many_files_are_one_corpus(gateway: Any, reports: dict[str, bytes]) -> None:
+    files = list(reports.items())[:3]
+    created = upload(gateway, *files).json()
+    assert [entry["filename"] for entry in created["uploaded"]] == [name for name, _ in files]
+    assert gateway.run_corpus(created["id"]).result["documents"]["read"] == 3
+
+
+def bomb() -> bytes:
+    return zipped({"report.doc": b"\0" * (64 * 1024 * 1024)})
+
+
+def climbing() -> bytes:
+    return zipped({"../../etc/report.docx": word("Описание: норма", "Заключение: норма")})
+
+
+BAD_UPLOADS: list[tuple[str, bytes | Callable[[], bytes], str]] = [
+    ("empty.zip", zipped({}), "empty_archive"),
+    ("folders.zip", zipped({"folder/": b""}), "empty_archive"),
+    ("bomb.zip", bomb, "zip_bomb"),
+    ("climbing.zip", climbing, "unsafe_path"),
+    ("truncated.zip", zipped({"a.docx": b"abc" * 100})[:-30], "corrupt_archive"),
+    ("report.docx", b"\x89PNG\r\n\x1a\n" + b"\0" * 100, "not_a_word_document"),
+    ("report.doc", b"MZ" + b"\0" * 100, "not_a_word_document"),
+    ("notes.zip", zipped({"a.doc": b"\x89PNG", "b.doc": b"GIF89a"}), "no_usable_document"),
+    ("letter.docx", word("Справка выдана для предъявления по месту требования."), "no_conclusion"),
+]
+
+
+@pytest.mark.parametrize(("name", "content", "code"), BAD_UPLOADS, ids=[case[0] for case in BAD_UPLOADS])
+def test_bad_uploads_are_refused_and_leave_nothing(
+    gateway: Any, error: Error, name: str, content: bytes | Callable[[], bytes], code: str
+) -> None:
+    data = content if isinstance(content, bytes) else content()
+    error(upload(gateway, (name, data)), 400, code)
+    assert gateway.http.get("/v1/corpora").json()["data"] == []
+    assert not list(gateway.services.connections.storage.documents.keys(f"{gateway.tenant}/"))
+
+
+def test_a_password_protected_file_is_refused(gateway: Any, error: Error, test_data: Path) -> None:
+    data = (test_data / "documents" / "poi" / "password_password_cryptoapi.doc").read_bytes()
+    error(upload(gateway, ("report.doc", data)), 400, "password_protected")
+
+
+def test_no_files_and_bad_shares(gateway: Any, error: Error) -> None:
+    error(gateway.http.post("/v1/corpora"), 400, "invalid_parameter")
+    files = [("a.docx", word("x"))]
+    error(upload(gateway, *files, test="1.5"), 400, "invalid_parameter")
+    error(upload(gateway, *files, test="0.6", validation="0.6"), 400, "invalid_input")
+
+
+def test_a_large_corpus_without_a_usable_document_fails_with_the_reason(gateway: Any) -> None:
+    files = {f"{number}.doc": b"GIF89a" for number in range(25)}
+    created = upload(gateway, ("corpus.zip", zipped(files))).json()
+    gateway.run_corpus(created["id"])
+    corpus = gateway.http.get(f"/v1/corpora/{created['id']}").json()
+    assert (corpus["status"], corpus["error"]["code"]) == ("failed", "no_usable_document")
+    assert corpus["dataset"] is None
+
+
+def test_a_body_over_the_limit_is_refused(gateway: Any, error: Error) -> None:
+    headers = {"Content-Length": str(10**12), "Content-Type": "application/json"}
+    error(gateway.http.post("/v1/files", content=b"x", headers=headers), 413, "body_too_large")
+
+
+def test_a_dataset_without_manifest_does_not_exist(gateway: Any) -> None:
+    dataset_id = "dataset-" + "0" * 24
+    bucket = gateway.services.connections.storage.data
+    bucket.put(dataset_prefix(gateway.tenant, dataset_id) + "train.jsonl", b"{}")
+    assert gateway.http.get(f"/v1/datasets/{dataset_id}").status_code == 404
+    assert gateway.http.get("/v1/datasets").json()["data"] == []
