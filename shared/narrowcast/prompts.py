@@ -11,10 +11,9 @@ import hashlib
 from typing import Final, Literal, TypedDict
 
 TEMPLATE_ID: Final = "report-v1"
-_INSTRUCTION: Final = "Ты врач лучевой диагностики. Составь описательную часть протокола по заключению."
-_INSTRUCTION_FOR_STUDY: Final = (
-    "Ты врач лучевой диагностики. Составь описательную часть протокола исследования «{study}» по заключению."
-)
+# Short on purpose: every row of every epoch and every request pays for it in tokens.
+_INSTRUCTION: Final = "Составь описание исследования по заключению."
+_INSTRUCTION_FOR_STUDY: Final = "Составь описание исследования «{study}» по заключению."
 _LAYOUT: Final = "system=instruction;user=input;assistant=output"
 TEMPLATE_HASH: Final = hashlib.sha256(
     "\n".join((TEMPLATE_ID, _INSTRUCTION, _INSTRUCTION_FOR_STUDY, _LAYOUT)).encode()

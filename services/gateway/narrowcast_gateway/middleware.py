@@ -13,7 +13,7 @@ from narrowcast.errors import TooLarge
 from narrowcast_gateway.errors import error_body
 
 _log = logs.get(__name__)
-_REQUEST_ID = re.compile(r"^[A-Za-z0-9._-]{1,64}\Z")
+_REQUEST_ID = re.compile(r"^[0-9a-fA-F-]{8,64}\Z")
 
 
 class RequestContext:
@@ -31,7 +31,7 @@ class RequestContext:
             await self._app(scope, receive, send)
             return
         offered = Headers(scope=scope).get("x-request-id", "")
-        # A caller's id is taken over only if it cannot carry text.
+        # A caller's id is taken over only if it cannot carry text: a UUID or other hex digits.
         request_id = offered if _REQUEST_ID.match(offered) else secrets.token_hex(8)
         status = 500
         started = time.monotonic()
