@@ -34,7 +34,9 @@ def evaluate(running: RunningJob, services: Services, settings: GatewaySettings)
     rows = services.datasets.rows(dataset, spec.split)[: spec.max_rows]
     contest = _Contest(running, rows, total=len(rows) * len(spec.models))
 
-    contest.add_baseline(services.datasets.rows(dataset, "train"))
+    train = services.datasets.rows(dataset, "train")
+    if train:
+        contest.add_baseline(train)
     for model in spec.models:
         target = services.adapters.resolve(job.tenant, model)
         contest.add_model(target, settings, spec.max_tokens)

@@ -76,7 +76,7 @@ def _measure(references: Sequence[str], candidates: Sequence[str]) -> NDArray[np
 
 
 def _bootstrap(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return the bounds of the mean of each column of ``values`` (examples, metrics), by percentile bootstrap.
+    """Return the percentile bootstrap bounds of each column's mean; ``values`` is (examples, metrics).
 
     ``rouge_score.scoring.BootstrapAggregator`` does the same with numpy's global seed, which would make
     figures differ from run to run or change the random numbers of everything else in the process.

@@ -12,13 +12,14 @@ from razdel import sentenize
 from rouge_score.tokenizers import Tokenizer
 
 TOKENIZER_NAME: Final = "ru-words-v1"
-"""Goes into every result: figures of different tokenizers do not compare. A change of the rules is a new name."""
+"""Goes into every result, as figures of different tokenizers do not compare; changed rules get a new name."""
 
 # A decimal number is one token, with a comma or a point; dates and vertebrae fall into their parts.
 _TOKEN: Final = re.compile(r"\d+(?:[.,]\d+)?|\w+")
 
-# razdel reads «см.» as «смотри» and «ст.» as «статья», and joins what follows. After a figure they are units,
-# and a capital letter after a unit begins a sentence. «г.» stays with razdel: «2020 г. Москва» is one sentence.
+# razdel reads «см.» as «смотри» and «ст.» as «статья», and joins what follows. After a figure they are
+# units, and a capital letter after a unit begins a sentence. «г.» stays with razdel, because «2020 г. Москва»
+# is one sentence.
 _AFTER_UNIT: Final = re.compile(
     r"""(?: (?:\d|\b[IVX]+)\s? (?:[смд]?м|мл|ст|см/с|м/с) | \b(?:кв|куб)\.\s?[смд]?м | рт\.\s?ст )
         \. \s+ (?=[А-ЯЁA-Z])""",
