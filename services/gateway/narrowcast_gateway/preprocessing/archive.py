@@ -89,7 +89,9 @@ class DocumentArchive:
         try:
             return read_limited(self._archive, self._entries[member.index], self._limits.max_file_bytes)
         except MemberTooLargeError as error:
-            raise _refused("zip_bomb", f"Entry {member.index} of the archive unpacks to more than is allowed.") from error
+            raise _refused(
+                "zip_bomb", f"Entry {member.index} of the archive unpacks to more than is allowed."
+            ) from error
         except ZIP_ERRORS as error:
             raise _refused("corrupt_archive", f"Entry {member.index} of the archive is damaged.") from error
 
@@ -162,7 +164,9 @@ def _members(entries: list[zipfile.ZipInfo]) -> Iterator[ArchiveMember]:
 def _is_litter(name: str) -> bool:
     *folders, file = name.split("/")
     return (
-        not _IGNORED_FOLDERS.isdisjoint(folders) or file.lower() in _IGNORED_FILES or file.startswith(_IGNORED_PREFIXES)
+        not _IGNORED_FOLDERS.isdisjoint(folders)
+        or file.lower() in _IGNORED_FILES
+        or file.startswith(_IGNORED_PREFIXES)
     )
 
 

@@ -1,3 +1,4 @@
+# ruff: noqa: E501 - lists of words
 """What one line of a report is, judged by its own words."""
 
 import re
@@ -19,28 +20,36 @@ class LineKind(Enum):
 
 
 # «МР-», «КТ », «УЗ-», «Рентгенологическое » before a heading word.
-_METHOD = (
-    r"(?:(?:мр|мрт|кт|мскт|скт|узи?|рентген\w*|маммограф\w*|эхо\w*|магнитно-резонансн\w+|компьютерн\w+|ультразвуков\w+)[\s-]*){0,2}"
-)
+_METHOD = r"(?:(?:мр|мрт|кт|мскт|скт|узи?|рентген\w*|маммограф\w*|эхо\w*|магнитно-резонансн\w+|компьютерн\w+|ультразвуков\w+)[\s-]*){0,2}"
 # Up to six words may stand between the heading word and its colon: «Заключение по данным МРТ:».
-_WORDS = r"(?:[ \t]+[\w().,«»\"/-]+){0,6}?"
+_WORDS = r"(?:[ ]+[\w().,«»\"/-]+){0,6}?"
 _BULLET = r"^[\W_]*(?:\d{1,2}[.)]\s*)?"
 
 
-def _heading(words: str) -> tuple[re.Pattern[str], re.Pattern[str], re.Pattern[str]]:
-    """Three shapes: alone on the line, with a colon, and in capitals before running text."""
+# What may follow a heading word on a line of its own.
+_COMPLEMENT = r"(?:[ ]+(?:по[ ]+(?:данным|результатам)(?:[ ]+[\w-]+){1,4}|врача(?:[ -]+[\w-]+){0,3}|исследовани\w+|мрт|мр|кт|узи|рентген\w*|№[ ]*\S+|\(.{1,30}\)))?"
+
+
+def _heading(words: str, capitalised: str) -> tuple[re.Pattern[str], re.Pattern[str], re.Pattern[str]]:
+    """Three shapes: alone on the line, with a colon, and capitalised before a new sentence."""
     core = rf"{_BULLET}{_METHOD}(?:{words})"
     return (
-        re.compile(rf"{core}{_WORDS}[\s:.—–-]*$", re.IGNORECASE),
-        re.compile(rf"{core}{_WORDS}\s*(?::|\t|\s[—–-]\s|\.\s)[\s:.—–-]*(?P<text>.*)$", re.IGNORECASE | re.DOTALL),
-        re.compile(rf"{_BULLET}(?:[А-ЯЁ]+[\s-])?(?-i:{words.upper()})\s+(?P<text>(?=[А-ЯЁ])[А-ЯЁ]?(?:[а-яё]|[А-ЯЁ]?[-\s]).*)$", re.DOTALL),
+        re.compile(rf"{core}{_COMPLEMENT}[\s:.—–-]*$", re.IGNORECASE),
+        re.compile(
+            rf"{core}(?:{_WORDS}[ ]*(?::|\t|\s[—–-]\s)|\.)[\s:.—–-]*(?P<text>.*)$", re.IGNORECASE | re.DOTALL
+        ),
+        re.compile(rf"{_BULLET}(?:{capitalised})[ ]+(?P<text>(?!№)[А-ЯЁA-Z][\w-]*[а-яё].*)$", re.DOTALL),
     )
 
 
-_CONCLUSION = _heading(r"заключение|выводы?|впечатление|резюме|итог|impression|conclusion")
+_CONCLUSION = _heading(
+    r"заключение|выводы?|впечатление|резюме|итог|impression|conclusion",
+    "ЗАКЛЮЧЕНИЕ|Заключение|ВЫВОДЫ?|Выводы?",
+)
 _DESCRIPTION = _heading(
-    r"описание|описательная часть|протокол(?: описания)?(?: исследования)?|данные(?: исследования)?|результаты?(?: исследования)?"
-    r"|картина|при исследовании|findings|description"
+    r"описание|описательная[ ]часть|протокол(?:[ ]описания)?(?:[ ]исследования)?|данные(?:[ ]исследования)?"
+    r"|результаты?(?:[ ]исследования)?|findings|description",
+    "ОПИСАНИЕ|Описание",
 )
 _ADVICE_WORDS = (
     r"(?:рекоменд\w+|показан[аоы]?\s+консультаци\w+|(?:необходима?|желательн[аоы]|целесообразн[аоы])\s+(?:консультаци\w+|контрол\w+|дообследовани\w+)"
@@ -54,7 +63,7 @@ _DOCTOR = (
     r"(?:врач(?:[-–\s]*[а-яё]+(?:лог|ист))?|доктор|рентген(?:о)?лог|специалист|заведующ\w+|исполнитель|рентген(?:о)?лаборант|лаборант|профессор|к\.\s?м\.\s?н|д\.\s?м\.\s?н)"
 )
 _SIGNATURE = re.compile(
-    rf"^[\W_]*(?:{_DOCTOR}\b(?!\w)|подпись|м\.\s?п\.|(?:исследование|описание|заключение)\s+(?:выполнил|провел|провёл|составил|подготовил|дал)\w*"
+    rf"^[\W_]*(?:{_DOCTOR}\b(?!\w)|подпись|м\.\s?п\.|(?:исследование|описание|заключение)\s+(?:выполнил|провел|провёл|составил|подготовил|описал|дал)\w*"
     r"|(?:выполнил|провел|провёл|составил|подготовил|описал)[аи]?\b)",
     re.IGNORECASE,
 )
@@ -78,7 +87,7 @@ _FIELD = re.compile(
 )
 _DISCLAIMER = re.compile(
     r"^[\W_]*(?:(?:данное|настоящее|это)?\s*(?:мр-|кт-)?заключение\s+не\s+(?:является|заменяет)|не\s+является\s+(?:окончательным\s+)?диагноз\w*"
-    r"|внимание!|интерпретаци\w+|для\s+уточнения\s+диагноза|диск|снимки\s+(?:выданы|на)|документ\s+подписан|сертификат|электронн\w+\s+подпис\w+|действителен|владелец)",
+    r"|внимание!|интерпретаци\w+|для\s+уточнения\s+диагноза|документ\s+подписан|сертификат|электронн\w+\s+подпис\w+|действителен|владелец)",
     re.IGNORECASE,
 )
 _TITLE = re.compile(
@@ -91,6 +100,9 @@ _FINDINGS = re.compile(
     r"|(?:мрт?|кт|узи)[-\s]?(?:исследован|томограф|скан)\w*\s.{0,120}(?:выполнен|проведен)\w*|исследование\s+(?:выполнен|проведен)\w*|получен\w*\s+(?:мр|кт|изображ|серии)\w*|выполнен\w*\s+(?:мр|кт|мрт|серия|исследован)\w*"
     r"|срединные\s+структуры|кости\s+свода)",
     re.IGNORECASE,
+)
+_METHOD_NAMED = re.compile(
+    r"\w\s+(?:магнитно|мрт|мр\b|компьютерн|кт\b|ультразвук|узи|рентген|№)", re.IGNORECASE
 )
 # A paragraph this long in the header cannot be one more field of the patient block.
 _PROSE_CHARACTERS = 160
@@ -125,7 +137,8 @@ def _heading_of(line: str) -> list[tuple[LineKind, str]]:
         (LineKind.DESCRIPTION_HEADING, _DESCRIPTION),
     ):
         if alone.match(line):
-            return [(kind, "")]
+            # «Протокол магнитно-резонансной томографии» names the paper, not its part.
+            return [] if _METHOD_NAMED.search(line) and kind is LineKind.DESCRIPTION_HEADING else [(kind, "")]
         match = with_colon.match(line) or in_capitals.match(line)
         if match:
             return [(kind, match.group("text").strip())]

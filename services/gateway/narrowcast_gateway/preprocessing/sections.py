@@ -40,6 +40,15 @@ class _Parts:
     description: list[str] = field(default_factory=list)
     conclusion: list[str] = field(default_factory=list)
     rest: list[str] = field(default_factory=list)
+    # Where the description began that no heading announced.
+    guessed_from: int | None = None
+
+    def take_back_guess(self) -> None:
+        """A heading «Описание» came: the long lines before it were not the description."""
+        if self.guessed_from is not None:
+            self.rest += self.description[self.guessed_from :]
+            del self.description[self.guessed_from :]
+            self.guessed_from = None
 
     def add(self, state: _State, text: str) -> None:
         if not text:
@@ -75,6 +84,7 @@ def _place(line: str, state: _State, parts: _Parts) -> _State:
     """File ``line`` and return the state after it."""
     kind, text = classify(line)
     if kind is LineKind.DESCRIPTION_HEADING:
+        parts.take_back_guess()
         parts.add(_State.DESCRIPTION, text)
         return _State.DESCRIPTION
     if kind is LineKind.CONCLUSION_HEADING:
@@ -91,6 +101,7 @@ def _place(line: str, state: _State, parts: _Parts) -> _State:
         return _State.HEADER if state in (_State.CONCLUSION, _State.TAIL) else state
     if kind is LineKind.FINDINGS and state is _State.HEADER:
         state = _State.DESCRIPTION
+        parts.guessed_from = len(parts.description)
     return _place_text(line, state, parts)
 
 
@@ -99,6 +110,7 @@ def _begin_conclusion(line: str, text: str, state: _State, parts: _Parts) -> _St
     if state is _State.HEADER and not parts.description and not text:
         parts.add(_State.HEADER, line)
         return _State.HEADER
+    parts.guessed_from = None
     return _place_text(text, _State.CONCLUSION, parts)
 
 

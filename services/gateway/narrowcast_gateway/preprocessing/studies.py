@@ -1,3 +1,4 @@
+# ruff: noqa: E501 - a table, one row a line
 """The kind of study a report is about: method and region, in one normal form.
 
 «Магнитно-резонансная томография правого коленного сустава от 12.03.2024» becomes «МРТ
@@ -86,8 +87,12 @@ def find_study(header: Iterable[str], description: str, conclusion: str) -> str:
         study = _with_region(text)
         if study:
             return study
-    method = next((found for text in [*lines, opening, conclusion, description] if (found := _method(text))), None)
-    region = next((found for text in [*lines, opening, conclusion, description] if (found := _region(text))), None)
+    method = next(
+        (found for text in [*lines, opening, conclusion, description] if (found := _method(text))), None
+    )
+    region = next(
+        (found for text in [*lines, opening, conclusion, description] if (found := _region(text))), None
+    )
     return " ".join(part for part in (method or UNKNOWN_STUDY, region if method != "ЭхоКГ" else None) if part)
 
 
@@ -111,5 +116,9 @@ def _method(text: str) -> str | None:
 
 
 def _region(text: str) -> str | None:
-    found = [(match.start(), rank, name) for rank, (name, pattern) in enumerate(_REGION_PATTERNS) if (match := pattern.search(text))]
+    found = [
+        (match.start(), rank, name)
+        for rank, (name, pattern) in enumerate(_REGION_PATTERNS)
+        if (match := pattern.search(text))
+    ]
     return min(found)[2] if found else None

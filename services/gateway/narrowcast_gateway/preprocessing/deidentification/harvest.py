@@ -19,10 +19,65 @@ _LABEL = re.compile(
 )
 # Words beside a label's name that are not part of it.
 _NOT_NAMES = frozenset(
-    "дата рождения возраст пол год лет отделение отделения врач врача пациент пациента рентгенолог категории высшей первой второй подпись адрес телефон карта номер мужской женский муж жен г р лучевой диагностики кабинет томографии магнитно резонансной направление направлен исследование исследования клиника больница поликлиника центр зав отделением узи функциональной невролог травматолог ортопед хирург терапевт нейрохирург".split()
+    [
+        "дата",
+        "рождения",
+        "возраст",
+        "пол",
+        "год",
+        "лет",
+        "отделение",
+        "отделения",
+        "врач",
+        "врача",
+        "пациент",
+        "пациента",
+        "рентгенолог",
+        "категории",
+        "высшей",
+        "первой",
+        "второй",
+        "подпись",
+        "адрес",
+        "телефон",
+        "карта",
+        "номер",
+        "мужской",
+        "женский",
+        "муж",
+        "жен",
+        "г",
+        "р",
+        "лучевой",
+        "диагностики",
+        "кабинет",
+        "томографии",
+        "магнитно",
+        "резонансной",
+        "направление",
+        "направлен",
+        "исследование",
+        "исследования",
+        "клиника",
+        "больница",
+        "поликлиника",
+        "центр",
+        "зав",
+        "отделением",
+        "узи",
+        "функциональной",
+        "невролог",
+        "травматолог",
+        "ортопед",
+        "хирург",
+        "терапевт",
+        "нейрохирург",
+    ]
 )
+# «Жук» declines like any noun; «Ли» does not, and two letters begin too many words.
+_SHORTEST_DECLINED = 3
 # A shorter stem would match unrelated words.
-_SHORTEST_SURNAME = 4
+_SHORTEST_STEMMED = 4
 
 
 class HarvestedNames:
@@ -36,9 +91,10 @@ class HarvestedNames:
         for word in words:
             lower = normal(word)
             self._forms.add(lower)
-            if len(lower) >= _SHORTEST_SURNAME:
-                self._stems.add(stem(lower))
+            if len(lower) >= _SHORTEST_DECLINED:
                 self._lemmas |= lexicon.look_up(word.lower()).lemmas
+            if len(lower) >= _SHORTEST_STEMMED:
+                self._stems.add(stem(lower))
 
     def find(self, text: str) -> list[Span]:
         """Spans of every form of the names in ``text``."""
@@ -58,19 +114,26 @@ class HarvestedNames:
             return False
         if lower in self._forms:
             return word[0].isupper() or not facts.known
-        if len(lower) < _SHORTEST_SURNAME or self._lexicon.is_medical(word):
+        if len(lower) < _SHORTEST_DECLINED or self._lexicon.is_medical(word):
             return False
-        return not self._lemmas.isdisjoint(facts.lemmas) or stem(lower) in self._stems
+        if not self._lemmas.isdisjoint(facts.lemmas):
+            return True
+        return len(lower) >= _SHORTEST_STEMMED and stem(lower) in self._stems
 
 
 def harvest(lines: Iterable[str], finder: NameFinder, lexicon: Lexicon) -> HarvestedNames:
     """Collect the names in the lines outside the sections."""
     words: set[str] = set()
+    lines = list(lines)
+    # One call for all lines; the empty lines between keep them apart.
+    whole = "\n\n".join(lines)
+    for span in finder.find(whole):
+        words.update(
+            word for word in _WORD.findall(whole[span.start : span.stop]) if _may_be_name(word, lexicon)
+        )
     for line in lines:
         for match in _LABEL.finditer(line):
             words.update(word for word in _WORD.findall(match.group("name")) if _may_be_name(word, lexicon))
-        for span in finder.find(line):
-            words.update(word for word in _WORD.findall(line[span.start : span.stop]) if _may_be_name(word, lexicon))
     return HarvestedNames(words, lexicon)
 
 

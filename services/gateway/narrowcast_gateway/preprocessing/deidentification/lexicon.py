@@ -15,7 +15,8 @@ import pymorphy3
 _NAME_GRAMMEMES = ("Surn", "Name", "Patr")
 
 _PATRONYMIC = re.compile(
-    r"(?:ович|евич|ьич|[ои]?нич)(?:а|у|ем|ом|е)?$|(?:овн|евн|иничн|ичн)(?:а|ы|е|у|ой|ою)$|(?:оглы|кызы)$", re.IGNORECASE
+    r"(?:ович|евич|ьич|[ои]?нич)(?:а|у|ем|ом|е)?$|(?:овн|евн|иничн|ичн)(?:а|ы|е|у|ой|ою)$|(?:оглы|кызы)$",
+    re.IGNORECASE,
 )
 # Endings of Russian and neighbouring surnames in any case.
 _SURNAME = re.compile(
@@ -24,8 +25,8 @@ _SURNAME = re.compile(
 )
 # Endings of learned words, which the dictionary of a general corpus mostly lacks.
 _LEARNED = re.compile(
-    r"(?:ци[яиюей]+|зи[яиюей]+|фи[яиюей]+|пати[яиюей]+|еми[яиюей]+|оми[яиюей]+|плази[яиюей]+|оз(?:а|у|ом|е|ы)?|ит(?:а|у|ом|е|ы)?|ом(?:а|ы|е|у|ой)|ост(?:ь|и|ью)|[ае]ни(?:е|я|ю|ем|и)"
-    r"|(?:альн|арн|ическ|озн|орн|енн|анн|ионн|яющ|ующ|ённ|ивн|ильн|ельн)(?:ый|ая|ое|ые|ого|ой|ому|ым|ых|ую|ом|ий|их|ими|ыми)|граф\w+|скоп\w+|томи\w+|метр\w*)$",
+    r"(?:ци[яиюей]+|зи[яиюей]+|фи[яиюей]+|пати[яиюей]+|мегали[яиюей]+|рони[яиюей]+|еми[яиюей]+|оми[яиюей]+|плази[яиюей]+|оз(?:а|у|ом|е|ы)?|ит(?:а|у|ом|е|ы)?|ом(?:а|ы|е|у|ой)|ост(?:ь|и|ью)|[ае]ни(?:е|я|ю|ем|и)"
+    r"|(?:альн|арн|лярн|ическ|озн|орн|енн|анн|ионн|яющ|ующ|ённ|ивн|ильн|ельн)(?:ый|ая|ое|ые|ого|ой|ому|ым|ых|ую|ом|ий|их|ими|ыми)|(?:льно|рно|ески|идно|озно)|мие?ли[яиюей]+|граф\w+|скоп\w+|томи\w+|метр\w*)$",
     re.IGNORECASE,
 )
 _ENDING = re.compile(
@@ -46,6 +47,8 @@ class Word:
         ordinary: known with a reading that is no name.
         place: known with a reading that is a place.
         patronymic: a patronymic for certain.
+        first_name: known, and a first name more often than anything else.
+        noun: a noun more often than anything else.
     """
 
     lemmas: frozenset[str]
@@ -54,6 +57,8 @@ class Word:
     ordinary: bool
     place: bool
     patronymic: bool
+    first_name: bool
+    noun: bool
 
 
 class Lexicon:
@@ -69,16 +74,21 @@ class Lexicon:
     def _look_up(self, lower: str) -> Word:
         readings = self._morphology.parse(lower)
         total = sum(reading.score for reading in readings) or 1.0
-        names = [reading for reading in readings if any(grammeme in reading.tag for grammeme in _NAME_GRAMMEMES)]
+        names = [
+            reading for reading in readings if any(grammeme in reading.tag for grammeme in _NAME_GRAMMEMES)
+        ]
         known = [reading for reading in readings if reading.is_known]
         return Word(
             lemmas=frozenset(reading.normal_form.replace("ё", "е") for reading in readings),
             name_share=sum(reading.score for reading in names) / total,
             known=bool(known),
             ordinary=any(
-                not any(grammeme in reading.tag for grammeme in (*_NAME_GRAMMEMES, "Geox", "Orgn")) for reading in known
+                not any(grammeme in reading.tag for grammeme in (*_NAME_GRAMMEMES, "Geox", "Orgn"))
+                for reading in known
             ),
             place=any("Geox" in reading.tag for reading in known),
+            noun="NOUN" in readings[0].tag,
+            first_name=bool(known) and "Name" in readings[0].tag,
             patronymic=any("Patr" in reading.tag for reading in known) or bool(_PATRONYMIC.search(lower)),
         )
 
@@ -88,8 +98,9 @@ class Lexicon:
         return lower in self._terms or (len(lower) > _SHORTEST_STEM and stem(lower) in self._term_stems)
 
     def is_learned(self, word: str) -> bool:
-        """Whether an unknown ``word`` ends like a medical term, not like a name."""
-        return bool(_LEARNED.search(word)) and not self.look_up(word.lower()).known
+        """Whether an unknown ``word`` ends like a medical term or an adverb, not like a name."""
+        facts = self.look_up(word.lower())
+        return not facts.known and bool(_LEARNED.search(word))
 
     def has_surname_ending(self, word: str) -> bool:
         """Whether ``word`` ends as most surnames do."""

@@ -1,3 +1,4 @@
+# ruff: noqa: E501 - one pattern a line reads better than five pieces of it
 """Personal data that has a form: dates, ages, numbers of papers, telephones, addresses.
 
 Each pattern names by the group ``datum`` what is replaced; the words around it stay. Each
@@ -14,9 +15,10 @@ _MONTH = r"(?:январ[ьяеюё]м?|феврал[ьяею]м?|март(?:а|
 _DAY = r"(?:0?[1-9]|[12]\d|3[01])"
 _MONTH_NUMBER = r"(?:0?[1-9]|1[0-2])"
 _YEAR = r"(?:19|20)\d\d"
-_YEAR_WORD = r"(?:\s*(?:г(?:од(?:а|у|ом|е)?)?\b\.?))"
+_YEAR_WORD = r"(?:\s*(?:год(?:а|у|ом|е)?\b|г\b\.?))"
 _UNIT = r"(?:[-–хx×*]|до\b|мм|см|м\b|мл|мг|мкг|кг|г/|ед|уд|сек|с\b|мс|мин|%|тл|hu|град|°|мзв|кв|мв|ма|гр\b|мкм|л\b|нг|пг|mm|cm|ml|ms)"
-_CARD_NUMBER = r"[A-Za-zА-Яа-яЁё]{0,4}[-/]?\d[\dA-Za-zА-ЯЁ/\\-]*"
+# Not a level of the spine: «Протрузии дисков: C5-C6».
+_CARD_NUMBER = r"(?!(?:[CСLSТTD]|Th|Тh)\d{1,2}(?!\d))[A-Za-zА-Яа-яЁё]{0,4}[-/]?\d[\dA-Za-zА-ЯЁ/\\-]*"
 _NUMBER_SIGN = r"(?:№|N[º°o]?\.?|номер)"
 
 # What makes a number of years a while and not an age; the match is then left alone.
@@ -57,7 +59,7 @@ _PATTERNS: tuple[tuple[Kind, str], ...] = (
     (Kind.NUMBER, r"(?<!\d)(?P<datum>\d{4}[\s-]\d{4}[\s-]\d{4}[\s-]\d{4})(?!\d)"),
     (Kind.NUMBER, r"(?<!\d)(?P<datum>\d{2}\s?\d{2}\s(?:№\s*)?\d{6})(?!\d)"),
     (Kind.NUMBER, r"\b(?:паспорт\w*|полис\w*|снилс|омс|дмс|инн)\b[^\d\n]{0,25}(?P<datum>\d[\d\s№-]{3,24}\d)"),
-    (Kind.NUMBER, rf"\b(?:карт(?:а|ы|е|у|ой)|истори\w{{1,2}}\s+болезни|и/б|иб|протокол\w*|исследовани\w*|направлени\w*|договор\w*|заключени\w*|анализ\w*|снимк\w*|диск\w*|заявк\w*|обращени\w*|пациент\w*|id|ид|код|штрих-?код|инв\w*|архив\w*)\.?\s*(?:пациента\s*|больного\s*)?(?:{_NUMBER_SIGN}\s*[:.]?|:)\s*(?P<datum>{_CARD_NUMBER})(?!\s*{_UNIT})"),
+    (Kind.NUMBER, rf"\b(?:карт(?:а|ы|е|у|ой)|истори\w{{1,2}}\s+болезни|и/б|иб|протокол\w*|исследовани\w*|направлени\w*|договор\w*|заключени\w*|заявк\w*|обращени\w*|пациент\w*|id|ид|код|штрих-?код|инв\w*|архив\w*)\.?\s*(?:пациента\s*|больного\s*)?(?:{_NUMBER_SIGN}\s*[:.]?|:)\s*(?P<datum>{_CARD_NUMBER})(?!\s*{_UNIT})"),
     (Kind.NUMBER, r"\b(?:(?:амб(?:улаторн\w+|\.)|мед(?:ицинск\w+|\.))\s*карт\w+|истори\w{1,2}\s+болезни|и/б)\s+(?P<datum>[A-ZА-ЯЁa-zа-яё]{0,3}[-/]?\d[\d/\\-]{2,}[A-ZА-ЯЁ]?)"),
     (Kind.NUMBER, r"№\s*(?P<datum>(?:[A-Za-zА-ЯЁа-яё]{1,4}[-/]?)?\d{4,}[\d/\\A-Za-zА-ЯЁа-яё-]*|[A-Za-zА-ЯЁ]{0,4}\d{1,6}[/\\-]\d[\d/\\A-Za-zА-ЯЁ-]*)"),
     # Telephones.

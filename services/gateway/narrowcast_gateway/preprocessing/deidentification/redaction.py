@@ -1,7 +1,8 @@
 """Replacing personal data in the kept parts of a report."""
 
+import itertools
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from narrowcast_gateway.preprocessing.deidentification.harvest import HarvestedNames, harvest
 from narrowcast_gateway.preprocessing.deidentification.lexicon import Lexicon
@@ -28,17 +29,33 @@ class Deidentifier:
             persons = join_names([*persons, *names.find(text)], text)
         return _without_overlaps([*find_by_pattern(text), *persons])
 
-    def redact(self, text: str, names: HarvestedNames | None = None) -> tuple[str, Counter[Kind]]:
-        """``text`` with placeholders, and how many of each kind were put in."""
-        pieces: list[str] = []
+    def redact(
+        self, texts: Sequence[str], names: HarvestedNames | None = None
+    ) -> tuple[list[str], Counter[Kind]]:
+        """``texts`` with placeholders, and how many of each kind were put in.
+
+        The texts are judged as one: the tagger costs as much for two lines as for a page.
+        """
+        whole = _SEPARATOR.join(texts)
+        ends = list(itertools.accumulate(len(text) + len(_SEPARATOR) for text in texts))
+        pieces: list[list[str]] = [[] for _ in texts]
         counts: Counter[Kind] = Counter()
-        position = 0
-        for span in self.find(text, names):
-            pieces += (text[position : span.start], PLACEHOLDERS[span.kind])
-            counts[span.kind] += 1
-            position = span.stop
-        pieces.append(text[position:])
-        return "".join(pieces), counts
+        spans = self.find(whole, names)
+        for number, text in enumerate(texts):
+            offset = ends[number] - len(text) - len(_SEPARATOR)
+            position = 0
+            for span in spans:
+                start, stop = max(span.start - offset, 0), min(span.stop - offset, len(text))
+                if start < stop:
+                    pieces[number] += (text[position:start], PLACEHOLDERS[span.kind])
+                    counts[span.kind] += 1
+                    position = stop
+            pieces[number].append(text[position:])
+        return ["".join(piece) for piece in pieces], counts
+
+
+# No pattern and no name reaches across an empty line.
+_SEPARATOR = "\n\n"
 
 
 def _without_overlaps(spans: list[Span]) -> list[Span]:

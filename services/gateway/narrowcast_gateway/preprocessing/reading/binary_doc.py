@@ -12,6 +12,7 @@ import struct
 import warnings
 
 import olefile
+
 from narrowcast_gateway.preprocessing.reading import limits
 from narrowcast_gateway.preprocessing.reading.text import DocumentText, clean_lines, repair_mojibake
 
@@ -37,8 +38,6 @@ class UnreadableDocError(Exception):
     """This reader cannot follow the file; another one may."""
 
 
-
-
 def read_binary_doc(data: bytes) -> DocumentText:
     """Read a .doc.
 
@@ -53,7 +52,7 @@ def read_binary_doc(data: bytes) -> DocumentText:
                 text, counts = _extract(container, stream)
     except UnreadableDocError:
         raise
-    except Exception as error:  # noqa: BLE001 - a damaged container makes olefile and struct raise anything
+    except Exception as error:
         raise UnreadableDocError from error
     parts = _split_parts(text, counts)
     body = clean_lines(_to_lines(repair_mojibake("".join(parts[index] for index in _BODY_PARTS))))

@@ -13,7 +13,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from narrowcast_gateway.preprocessing.reading import limits
-from narrowcast_gateway.preprocessing.reading.sandbox import ConversionError, ConversionTimeoutError, run_limited
+from narrowcast_gateway.preprocessing.reading.sandbox import (
+    ConversionError,
+    ConversionTimeoutError,
+    run_limited,
+)
 from narrowcast_gateway.preprocessing.reading.text import DocumentText, clean_lines, is_mojibake
 
 LEGACY_DOC, ANTIWORD, LIBREOFFICE = CONVERTERS = ("legacy-doc", "antiword", "libreoffice")
@@ -22,13 +26,17 @@ _LEGACY_DOC_SCRIPT = Path(__file__).with_name("legacy_doc_reader.py")
 _LIBREOFFICE_NAMES = ("soffice", "libreoffice")
 
 # Nothing of the document may run or be fetched, whatever the system-wide profile says.
-_LIBREOFFICE_SETTINGS = """<?xml version="1.0" encoding="UTF-8"?>
-<oor:items xmlns:oor="http://openoffice.org/2001/registry">
-<item oor:path="/org.openoffice.Office.Common/Security/Scripting"><prop oor:name="MacroSecurityLevel" oor:op="fuse"><value>3</value></prop></item>
-<item oor:path="/org.openoffice.Office.Common/Security/Scripting"><prop oor:name="DisableMacrosExecution" oor:op="fuse"><value>true</value></prop></item>
-<item oor:path="/org.openoffice.Office.Common/Security/Scripting"><prop oor:name="BlockUntrustedRefererLinks" oor:op="fuse"><value>true</value></prop></item>
-</oor:items>
+_SETTING = """<item oor:path="/org.openoffice.Office.Common/Security/Scripting">
+<prop oor:name="{name}" oor:op="fuse"><value>{value}</value></prop></item>
 """
+_LIBREOFFICE_SETTINGS = (
+    '<?xml version="1.0" encoding="UTF-8"?>\n'
+    '<oor:items xmlns:oor="http://openoffice.org/2001/registry">\n'
+    + _SETTING.format(name="MacroSecurityLevel", value="3")
+    + _SETTING.format(name="DisableMacrosExecution", value="true")
+    + _SETTING.format(name="BlockUntrustedRefererLinks", value="true")
+    + "</oor:items>\n"
+)
 
 
 def convert_doc(data: bytes, allowed: Sequence[str] | None = None) -> DocumentText | None:
@@ -75,7 +83,10 @@ def _converters(allowed: Sequence[str] | None) -> list[tuple[str, Callable[[Path
 def _legacy_doc(source: Path) -> str:
     command = [sys.executable, "-I", str(_LEGACY_DOC_SCRIPT), str(source)]
     output = run_limited(
-        command, source.parent, seconds=limits.PYTHON_READER_SECONDS, memory_bytes=limits.PYTHON_READER_MEMORY_BYTES
+        command,
+        source.parent,
+        seconds=limits.PYTHON_READER_SECONDS,
+        memory_bytes=limits.PYTHON_READER_MEMORY_BYTES,
     )
     return output.decode("utf-8", "replace")
 

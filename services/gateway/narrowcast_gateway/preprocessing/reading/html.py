@@ -4,11 +4,14 @@ import re
 
 from lxml import etree
 from lxml import html as lxml_html
+
 from narrowcast_gateway.preprocessing.reading import limits
 from narrowcast_gateway.preprocessing.reading.text import DocumentText, clean_lines
 from narrowcast_gateway.preprocessing.rejections import Rejection, rejected
 
-_LINE_ELEMENTS = frozenset({"p", "div", "tr", "li", "h1", "h2", "h3", "h4", "h5", "h6", "table", "br", "body"})
+_LINE_ELEMENTS = frozenset(
+    {"p", "div", "tr", "li", "h1", "h2", "h3", "h4", "h5", "h6", "table", "br", "body"}
+)
 _CELL_ELEMENTS = frozenset({"td", "th"})
 _SKIPPED = frozenset({"head", "script", "style", "noscript", "iframe", "object", "title"})
 _CHARSET = re.compile(rb"charset\s*=\s*[\"']?\s*([\w-]+)", re.I)
@@ -58,7 +61,11 @@ def _decode(data: bytes) -> str:
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
         return data.decode("utf-16", "replace")
     declared = _CHARSET.search(data[:4096])
-    for encoding in (declared.group(1).decode("ascii", "replace") if declared else "utf-8", "utf-8", "cp1251"):
+    for encoding in (
+        declared.group(1).decode("ascii", "replace") if declared else "utf-8",
+        "utf-8",
+        "cp1251",
+    ):
         try:
             # lxml refuses a string that carries an encoding declaration.
             return re.sub(r"^\s*<\?xml[^>]*\?>", "", data.decode(encoding).removeprefix("\ufeff"))

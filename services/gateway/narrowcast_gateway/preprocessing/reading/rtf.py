@@ -11,19 +11,32 @@ from narrowcast_gateway.preprocessing.reading.text import DocumentText, clean_li
 from narrowcast_gateway.preprocessing.rejections import Rejection, rejected
 
 _TOKEN = re.compile(
-    rb"\\([a-zA-Z]{1,32})(-?\d{1,10})? ?|\\'([0-9a-fA-F]{2})|\\([^a-zA-Z])|([{}])|[\r\n]+|([^\\{}\r\n]+)", re.S
+    rb"\\([a-zA-Z]{1,32})(-?\d{1,10})? ?|\\'([0-9a-fA-F]{2})|\\([^a-zA-Z])|([{}])|[\r\n]+|([^\\{}\r\n]+)",
+    re.S,
 )
 _SKIPPED = frozenset(
     b"fonttbl colortbl stylesheet info pict object themedata datastore fldinst listtable listoverridetable "
     b"rsidtbl generator xmlnstbl latentstyles mmathPr bkmkstart bkmkend pgptbl shpinst nonshppict".split()
 ) - {b"shpinst"}
-_MARGINS = frozenset(b"header headerl headerr headerf footer footerl footerr footerf footnote annotation".split())
+_MARGINS = frozenset(
+    b"header headerl headerr headerf footer footerl footerr footerf footnote annotation".split()
+)
 _SIGNS = {
     b"par": "\n", b"line": "\n", b"sect": "\n", b"page": "\n", b"row": "\n", b"cell": "\t", b"tab": "\t",
-    b"emdash": "—", b"endash": "–", b"bullet": "•", b"lquote": "‘", b"rquote": "’", b"ldblquote": "“", b"rdblquote": "”",
+    b"emdash": "—", b"endash": "–", b"bullet": "•", b"lquote": "‘",
+    b"rquote": "’", b"ldblquote": "“", b"rdblquote": "”",
 }  # fmt: skip
 # \fcharsetN of the font table to code pages, specification page 19; what is not here follows \ansicpg.
-_CHARSETS = {0: "cp1252", 161: "cp1253", 162: "cp1254", 177: "cp1255", 178: "cp1256", 186: "cp1257", 204: "cp1251", 238: "cp1250"}
+_CHARSETS = {
+    0: "cp1252",
+    161: "cp1253",
+    162: "cp1254",
+    177: "cp1255",
+    178: "cp1256",
+    186: "cp1257",
+    204: "cp1251",
+    238: "cp1250",
+}
 _MAX_GROUP_DEPTH = 500
 
 
@@ -84,7 +97,9 @@ def read_rtf(data: bytes) -> DocumentText:
         elif text:
             reader.raw(text)
     return DocumentText(
-        clean_lines([repair_mojibake("".join(reader.body))]), clean_lines([repair_mojibake("".join(reader.margins))]), "rtf"
+        clean_lines([repair_mojibake("".join(reader.body))]),
+        clean_lines([repair_mojibake("".join(reader.margins))]),
+        "rtf",
     )
 
 

@@ -49,7 +49,12 @@ def run_limited(
         *map(str, (cpu_seconds, memory_bytes, limits.CONVERSION_OUTPUT_BYTES)),
         *command,
     ]
-    environment = {"PATH": os.environ.get("PATH", os.defpath), "HOME": str(folder), "TMPDIR": str(folder), "LANG": "C.UTF-8"}
+    environment = {
+        "PATH": os.environ.get("PATH", os.defpath),
+        "HOME": str(folder),
+        "TMPDIR": str(folder),
+        "LANG": "C.UTF-8",
+    }
     output = folder / "stdout"
     with output.open("wb") as stdout:
         process = subprocess.Popen(

@@ -8,6 +8,7 @@ import zipfile
 from enum import StrEnum
 
 import olefile
+
 from narrowcast.errors import DocumentRejected
 from narrowcast_gateway.preprocessing.reading import limits
 from narrowcast_gateway.preprocessing.rejections import Rejection, rejected
@@ -22,7 +23,9 @@ FIB_ENCRYPTED = 0x0100
 
 # Word writes RTF, HTML and XML under the name .doc, and so do many hospital systems.
 _PROBE_BYTES = 4096
-_HTML_START = re.compile(rb"^\s*(?:<\?xml[^>]*>\s*)?(?:<!--.*?-->\s*)*<(?:!doctype\s+html|html)\b", re.I | re.S)
+_HTML_START = re.compile(
+    rb"^\s*(?:<\?xml[^>]*>\s*)?(?:<!--.*?-->\s*)*<(?:!doctype\s+html|html)\b", re.I | re.S
+)
 _WORD_XML = re.compile(
     rb"schemas\.microsoft\.com/office/word/2003/wordml|schemas\.microsoft\.com/office/2006/xmlPackage"
 )
@@ -63,7 +66,7 @@ def _sniff_ole(data: bytes) -> Format:
                 return _judge_ole(container)
     except DocumentRejected:
         raise
-    except Exception as error:  # noqa: BLE001 - olefile raises whatever a broken directory makes it raise
+    except Exception as error:
         raise rejected(Rejection.CORRUPT_DOCUMENT) from error
 
 

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 
 # Anything printable Russian reports use; controls and private-use signs (Symbol and
 # Wingdings bullets) are layout left over from Word.
-_UNWANTED = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u200b-\u200f\u202a-\u202e\u2060\ufeff\ufff0-\uffff\ue000-\uf8ff]")
+_UNWANTED = re.compile(
+    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u200b-\u200f\u202a-\u202e\u2060\ufeff\ufff0-\uffff\ue000-\uf8ff]"
+)
 _SPACES = re.compile(r"[ \u00a0\u2000-\u200a\u202f\u205f\u3000]+")
 _TABS = re.compile(r" *\t[ \t]*")
 

@@ -12,6 +12,7 @@ import zipfile
 from collections.abc import Iterator
 
 from lxml import etree
+
 from narrowcast_gateway.preprocessing.reading import limits
 from narrowcast_gateway.preprocessing.reading.text import DocumentText, clean_lines
 from narrowcast_gateway.preprocessing.rejections import Rejection, rejected
@@ -28,7 +29,21 @@ _COMPATIBILITY = "http://schemas.openxmlformats.org/markup-compatibility/2006"
 
 # Deleted and moved-away text, comments' and properties' insides, field codes.
 _SKIPPED = frozenset(
-    {"del", "moveFrom", "delText", "instrText", "delInstrText", "pPr", "tblPr", "tcPr", "trPr", "sectPr", "rPr", "fldData", "binData"}
+    {
+        "del",
+        "moveFrom",
+        "delText",
+        "instrText",
+        "delInstrText",
+        "pPr",
+        "tblPr",
+        "tcPr",
+        "trPr",
+        "sectPr",
+        "rPr",
+        "fldData",
+        "binData",
+    }
 )
 _MARGIN_PARTS = ("header", "footer", "footnotes", "endnotes", "comments")
 
@@ -69,7 +84,10 @@ def read_flat_xml(data: bytes) -> DocumentText:
         root = _parse(data)
         body = [line for element in _named(root, "body") for line in _block_lines(element)]
         margins = [
-            line for name in ("hdr", "ftr", "footnote") for element in _named(root, name) for line in _block_lines(element)
+            line
+            for name in ("hdr", "ftr", "footnote")
+            for element in _named(root, name)
+            for line in _block_lines(element)
         ]
     except (etree.XMLSyntaxError, ValueError, RecursionError) as error:
         raise rejected(Rejection.CORRUPT_DOCUMENT) from error
@@ -82,7 +100,9 @@ def _main_part(package: zipfile.ZipFile, members: dict[str, zipfile.ZipInfo]) ->
     if relationships is not None:
         root = _parse(read_limited(package, relationships, limits.MAX_XML_PART_BYTES))
         for relationship in root:
-            if isinstance(relationship.tag, str) and str(relationship.get("Type")).endswith("/officeDocument"):
+            if isinstance(relationship.tag, str) and str(relationship.get("Type")).endswith(
+                "/officeDocument"
+            ):
                 target = posixpath.normpath(str(relationship.get("Target")).lstrip("/"))
                 if target in members:
                     return target
@@ -101,7 +121,12 @@ def _part_lines(package: zipfile.ZipFile, member: zipfile.ZipInfo) -> list[str]:
 def _parse(data: bytes) -> etree._Element:
     # No entities, no DTD, no network; without huge_tree libxml2 also bounds the depth.
     parser = etree.XMLParser(
-        resolve_entities=False, load_dtd=False, no_network=True, huge_tree=False, remove_comments=True, remove_pis=True
+        resolve_entities=False,
+        load_dtd=False,
+        no_network=True,
+        huge_tree=False,
+        remove_comments=True,
+        remove_pis=True,
     )
     root = etree.fromstring(data, parser)
     if root.getroottree().docinfo.internalDTD is not None:
@@ -111,7 +136,7 @@ def _parse(data: bytes) -> etree._Element:
 
 
 def _named(root: etree._Element, name: str) -> Iterator[etree._Element]:
-    return root.iterfind(f".//{{*}}{name}")
+    yield from root.iterfind(f".//{{*}}{name}")
 
 
 def _local_name(element: etree._Element) -> str:
