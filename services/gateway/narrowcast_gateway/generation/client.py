@@ -37,7 +37,7 @@ class InferenceClient:
         except httpx.HTTPError as error:
             raise _unreachable(target) from error
         if response.is_error:
-            raise _failure(target, response.status_code, response.text)
+            raise _failure(target, response.status_code, response.text, _adapter_fault(response))
         completion: dict[str, Any] = response.json()
         return completion | {"model": target.name}
 
@@ -54,7 +54,7 @@ class InferenceClient:
             async with self._http.stream("POST", _chat_url(target), json=body) as response:
                 if response.is_error:
                     text = (await response.aread()).decode(errors="replace")
-                    raise _failure(target, response.status_code, text)
+                    raise _failure(target, response.status_code, text, _adapter_fault(response))
                 yield _chunks(target, response)
         except httpx.HTTPError as error:
             raise _unreachable(target) from error
@@ -91,7 +91,18 @@ def _unreachable(target: ModelTarget) -> Unavailable:
     return Unavailable(f"the inference server of {base} does not answer", code="inference_unavailable")
 
 
-def _failure(target: ModelTarget, status: int, text: str) -> NarrowcastError:
+def _adapter_fault(response: httpx.Response) -> str | None:
+    """Return why the server's resolver did not give vLLM the adapter, if it did not."""
+    code: str | None = response.headers.get("x-narrowcast-error-code")
+    return code
+
+
+def _failure(
+    target: ModelTarget, status: int, text: str, adapter_fault: str | None = None
+) -> NarrowcastError:
+    if adapter_fault is not None:
+        message = f"the inference server could not load {target.name}: {adapter_fault}"
+        return Unavailable(message, code="adapter_not_loaded", param="model")
     lowered = text.lower()
     if status == _BAD_REQUEST and any(mark in lowered for mark in _CONTEXT_MARKS):
         return InvalidInput(
@@ -100,7 +111,8 @@ def _failure(target: ModelTarget, status: int, text: str) -> NarrowcastError:
             param="messages",
         )
     if status in {_BAD_REQUEST, _NOT_FOUND} and target.adapter is not None and target.served_as in text:
-        return Unavailable(f"the inference server could not load {target.name}", code="adapter_not_loaded")
+        message = f"the inference server could not load {target.name}"
+        return Unavailable(message, code="adapter_not_loaded", param="model")
     if _BAD_REQUEST <= status < 500:
         return InvalidInput("the inference server refuses a parameter of the request", code="invalid_request")
     return Unavailable("the inference server failed", code="inference_failed")
