@@ -137,9 +137,15 @@ class Job(BaseModel):
         self.check_owner(owner)
         return self.model_copy(update={"lease": Lease(owner=owner, expires_at=now + lease_s)})
 
-    def released(self, now: float) -> "Job":
-        """Return the record back in the queue, to be resumed by whoever takes it next."""
-        return self._to(JobStatus.QUEUED, lease=None, queued_at=now)
+    def released(self, now: float, *, counted: bool = True) -> "Job":
+        """Return the record back in the queue, to be resumed by whoever takes it next.
+
+        Args:
+            now: Unix time.
+            counted: whether the attempt counts towards the limit; one that the operator ended does not.
+        """
+        attempt = self.attempt if counted else self.attempt - 1
+        return self._to(JobStatus.QUEUED, lease=None, queued_at=now, attempt=attempt)
 
     def finished(
         self,

@@ -33,9 +33,13 @@ class Interrupted(Exception):
 class RunningJob:
     """What a job's code sees of its job: report progress, add events, notice that it must stop."""
 
-    def __init__(self, store: JobStore, job: Job, owner: str) -> None:
+    def __init__(
+        self, store: JobStore, job: Job, owner: str, should_stop: Callable[[], bool] = lambda: False
+    ) -> None:
         self._store = store
         self._owner = owner
+        self.should_stop = should_stop
+        """Whether the worker itself has to stop."""
         self._lock = threading.Lock()
         self._progress: dict[str, Any] | None = None
         self._reported_at = 0.0
@@ -51,11 +55,14 @@ class RunningJob:
         Raises:
             LeaseLost: it is another worker's.
             Cancelled: the user wants it to stop.
+            Interrupted: the worker has to stop.
         """
         if self.lost.is_set():
             raise LeaseLost(f"job {self.job.id} is not run by this worker any more")
         if self.cancelled.is_set():
             raise Cancelled
+        if self.should_stop():
+            raise Interrupted
 
     def progress(self, **progress: Any) -> None:
         """Store how far the job is, at most once a second; raises like :meth:`check`."""
@@ -105,7 +112,13 @@ def worker_name() -> str:
     return f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
 
 
-def run_job(store: JobStore, settings: JobSettings, job_id: str, handler: Handler) -> None:
+def run_job(
+    store: JobStore,
+    settings: JobSettings,
+    job_id: str,
+    handler: Handler,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> None:
     """Claim the job, run ``handler`` while a thread renews the lease, and write down how it ended.
 
     ``handler`` returns the job's result. A :class:`NarrowcastError` from it fails the job with
@@ -120,7 +133,7 @@ def run_job(store: JobStore, settings: JobSettings, job_id: str, handler: Handle
         _log.info("job_not_claimable", job_id=job_id)
         return
     with logs.bound(job_id=job_id):
-        running = RunningJob(store, job, owner)
+        running = RunningJob(store, job, owner, should_stop)
         stop = threading.Event()
         renewer = threading.Thread(
             target=_renew_until, args=(running, stop, settings.lease_s / _RENEWALS_PER_LEASE), daemon=True
@@ -155,7 +168,7 @@ def _run(store: JobStore, settings: JobSettings, running: RunningJob, owner: str
             _fail(store, job_id, owner, error)
         else:
             _log.warning("job_released", exc_info=error)
-            store.release(job_id, owner)
+            store.release(job_id, owner, interrupted=isinstance(error, Interrupted))
     except Exception as error:  # noqa: BLE001 - a job must never hang in running
         _fail(store, job_id, owner, error)
     else:

@@ -137,8 +137,15 @@ class JobStore:
 
         return self._change(job_id, change)
 
-    def release(self, job_id: str, owner: str) -> Job:
+    def release(self, job_id: str, owner: str, *, interrupted: bool) -> Job:
         """Give a running job back to the queue.
+
+        Args:
+            job_id: its id.
+            owner: who runs it.
+            interrupted: the worker was told to stop, so another may take the job at once and the
+                attempt does not count. Otherwise something was away: the message is left to the
+                reaper, which gives it time to come back.
 
         Raises:
             LeaseLost: the job is another's now.
@@ -146,10 +153,11 @@ class JobStore:
 
         def change(job: Job) -> Job:
             job.check_owner(owner)
-            return job.released(time.time())
+            return job.released(time.time(), counted=not interrupted)
 
         job = self._change(job_id, change)
-        self._hint(job)
+        if interrupted:
+            self._hint(job)
         return job
 
     def finish(

@@ -207,15 +207,43 @@ def test_an_unexpected_error_says_nothing_of_its_text(
     assert "Иванов" not in str([e.message for e in connections.jobs.events(job.id, tenant)])
 
 
-@pytest.mark.parametrize("error", [Unavailable("no S3"), Interrupted()])
+@pytest.mark.parametrize(
+    ("error", "attempt", "messages"),
+    [
+        # Left to the reaper, so that attempts are not used up within a second of an outage.
+        (Unavailable("no S3"), 1, 1),
+        # An operator's restart costs no attempt, and another worker may go on at once.
+        (Interrupted(), 0, 2),
+    ],
+)
 def test_what_may_pass_goes_back_to_the_queue(
-    connections: Connections, settings: Settings, tenant: str, error: Exception
+    connections: Connections,
+    settings: Settings,
+    tenant: str,
+    error: Exception,
+    attempt: int,
+    messages: int,
 ) -> None:
     def fail(_: RunningJob) -> dict[str, Any]:
         raise error
 
     job = run(connections, settings.jobs, tenant, fail)
-    assert (job.status, job.attempt, job.lease) == (JobStatus.QUEUED, 1, None)
+    assert (job.status, job.attempt, job.lease) == (JobStatus.QUEUED, attempt, None)
+    assert queue_length(connections) == messages
+
+
+def test_a_worker_that_must_stop_interrupts_its_job(
+    connections: Connections, settings: Settings, tenant: str
+) -> None:
+    job = new_job(tenant)
+    connections.jobs.submit(job)
+
+    def work(running: RunningJob) -> dict[str, Any]:
+        running.progress(done=1)
+        raise AssertionError("not interrupted")
+
+    run_job(connections.jobs, settings.jobs, job.id, work, should_stop=lambda: True)
+    assert connections.jobs.get(job.id).status is JobStatus.QUEUED
 
 
 def test_cancellation_reaches_a_running_handler(

@@ -65,6 +65,7 @@ class LocalStack:
             "NARROWCAST_SERVERS__BASES": f'{{"{self.base_model}": "http://127.0.0.1:{self.inference_port}"}}',
             "NARROWCAST_TRAINER__MODELS_DIR": str(self._models),
             "NARROWCAST_TRAINER__WORK_DIR": str(self.folder / "trainer"),
+            "NARROWCAST_TRAINER__HEARTBEAT_FILE": str(self.folder / "trainer.heartbeat"),
             "PYTHONUNBUFFERED": "1",
             **self._extra,
         }
@@ -109,16 +110,24 @@ class LocalStack:
         config = self.folder / "supervisord.conf"
         config.write_text(supervisor_config(self.folder, self._programs()))
         config.chmod(0o600)
-        self._supervisor = subprocess.Popen(
-            [sys.executable, "-m", "supervisor.supervisord", "--nodaemon", "--configuration", str(config)],
-            env=os.environ | self.environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=(self.logs / "supervisord.stderr").open("wb"),
-            # Ctrl-C is ours to handle; and if we die, so does everything we started.
-            start_new_session=True,
-            preexec_fn=_die_with_parent,
-        )
+        with (self.logs / "supervisord.stderr").open("wb") as stderr:
+            self._supervisor = subprocess.Popen(
+                [
+                    sys.executable,
+                    "-m",
+                    "supervisor.supervisord",
+                    "--nodaemon",
+                    "--configuration",
+                    str(config),
+                ],
+                env=os.environ | self.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=stderr,
+                # Ctrl-C is ours to handle; and if we die, so does everything we started.
+                start_new_session=True,
+                preexec_fn=_die_with_parent,
+            )
         self.wait_until("the stores", self._stores_answer, _STORES_READY_S)
 
     def stop(self) -> None:
@@ -166,11 +175,16 @@ class LocalStack:
 
     def processes(self) -> dict[str, dict[str, Any]]:
         """Return supervisord's view of each process: state, pid, exit status."""
-        transport = SupervisorTransport(None, None, f"unix://{self.folder / 'supervisor.sock'}")
+        socket = self.folder / "supervisor.sock"
+        if not socket.exists():
+            return {}
+        transport = SupervisorTransport(None, None, f"unix://{socket}")
         try:
             infos: Any = ServerProxy("http://127.0.0.1", transport).supervisor.getAllProcessInfo()
         except (OSError, Fault):
             return {}
+        finally:
+            transport.close()
         return {info["name"]: info for info in infos}
 
     def wait_until(
@@ -200,7 +214,8 @@ class LocalStack:
     def _stores_answer(self) -> bool:
         try:
             settings = RedisSettings.model_validate({"url": self.environment["NARROWCAST_REDIS__URL"]})
-            redis.Redis.from_url(settings.url.get_secret_value()).ping()
+            with redis.Redis.from_url(settings.url.get_secret_value()) as client:
+                client.ping()
             self.storage().create_buckets()
         except (redis.RedisError, NarrowcastError):
             return False
