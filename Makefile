@@ -24,7 +24,7 @@ $(VENV)/.installed: requirements/cpu.txt $(PACKAGES:=/pyproject.toml)
 	$(BIN)/python -m pip install --quiet $(UV)
 	$(BIN)/python -m pip install --quiet --no-deps --no-index $(TORCH) 2>/dev/null \
 		|| $(BIN)/python -m pip install --quiet --no-deps --index-url $(TORCH_INDEX) $(TORCH)
-	$(BIN)/uv pip install --python $(BIN)/python --no-deps --requirement requirements/cpu.txt
+	$(BIN)/uv pip install --python $(BIN)/python --no-deps --compile-bytecode --requirement requirements/cpu.txt
 	$(BIN)/uv pip install --python $(BIN)/python --no-deps --no-build-isolation $(PACKAGES:%=--editable ./%)
 	@touch $@
 

@@ -1,8 +1,8 @@
 """Settings every service shares: nested models under the prefix ``NARROWCAST_``.
 
 ``NARROWCAST_REDIS__URL=redis://…`` sets ``settings.redis.url``. A service adds its own
-section by subclassing :class:`Settings`. Everything is validated when the process
-starts; in production a default secret stops it there.
+section by subclassing :class:`Settings`, or :class:`CommonSettings` if it knows of no jobs.
+Everything is validated when the process starts; in production a default secret stops it there.
 """
 
 from typing import Literal, Self
@@ -56,8 +56,8 @@ class JobSettings(BaseModel):
     """A finished record stays in Redis this long after its copy in S3 was written."""
 
 
-class Settings(BaseSettings):
-    """The part of the settings that all services share."""
+class CommonSettings(BaseSettings):
+    """What every service needs; all that inference needs of ours."""
 
     model_config = SettingsConfigDict(
         env_prefix="NARROWCAST_", env_nested_delimiter="__", nested_model_default_partial_update=True
@@ -65,19 +65,30 @@ class Settings(BaseSettings):
 
     environment: Literal["development", "production"] = "development"
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
-    redis: RedisSettings = RedisSettings()
     storage: StorageSettings = StorageSettings()
-    jobs: JobSettings = JobSettings()
+
+    def default_secrets(self) -> list[str]:
+        """Return what is wrong with the secrets, for production."""
+        if self.storage.secret_key.get_secret_value() in {"", DEVELOPMENT_SECRET, _MINIO_DEFAULT_SECRET}:
+            return ["NARROWCAST_STORAGE__SECRET_KEY is a default secret"]
+        return []
 
     @model_validator(mode="after")
     def _refuse_default_secrets(self) -> Self:
-        if self.environment != "production":
-            return self
-        problems = []
-        if self.storage.secret_key.get_secret_value() in {"", DEVELOPMENT_SECRET, _MINIO_DEFAULT_SECRET}:
-            problems.append("NARROWCAST_STORAGE__SECRET_KEY is a default secret")
-        if not self.redis.has_password:
-            problems.append("NARROWCAST_REDIS__URL has no password")
-        if problems:
+        if self.environment == "production" and (problems := self.default_secrets()):
             raise ValueError("refusing to start in production: " + "; ".join(problems))
         return self
+
+
+class Settings(CommonSettings):
+    """What every service that knows of jobs needs."""
+
+    redis: RedisSettings = RedisSettings()
+    jobs: JobSettings = JobSettings()
+
+    def default_secrets(self) -> list[str]:
+        """Return what is wrong with the secrets, for production."""
+        problems = super().default_secrets()
+        if not self.redis.has_password:
+            problems.append("NARROWCAST_REDIS__URL has no password")
+        return problems

@@ -27,6 +27,7 @@ _PR_SET_PDEATHSIG = 1
 _POLL_S = 0.2
 _STOP_S = 60.0
 _STORES_READY_S = 60.0
+_MAX_LORA_RANK = "16"
 
 
 class StackFailed(Exception):
@@ -66,6 +67,10 @@ class LocalStack:
             "NARROWCAST_TRAINER__MODELS_DIR": str(self._models),
             "NARROWCAST_TRAINER__WORK_DIR": str(self.folder / "trainer"),
             "NARROWCAST_TRAINER__HEARTBEAT_FILE": str(self.folder / "trainer.heartbeat"),
+            # The three must agree. A low maximum: on a CPU every token pays for it, whatever an adapter has.
+            "NARROWCAST_SERVERS__MAX_LORA_RANK": _MAX_LORA_RANK,
+            "NARROWCAST_TRAINER__MAX_LORA_RANK": _MAX_LORA_RANK,
+            "NARROWCAST_INFERENCE__MAX_LORA_RANK": _MAX_LORA_RANK,
             "PYTHONUNBUFFERED": "1",
             **self._extra,
         }
@@ -171,7 +176,8 @@ class LocalStack:
 
     def inference_ready(self) -> bool:
         """Whether vLLM answers."""
-        return _answers(f"http://127.0.0.1:{self.inference_port}/health")
+        url = f"http://127.0.0.1:{self.inference_port}"
+        return _answers(f"{url}/health") and _answers(f"{url}/narrowcast/health")
 
     def processes(self) -> dict[str, dict[str, Any]]:
         """Return supervisord's view of each process: state, pid, exit status."""

@@ -1,0 +1,88 @@
+"""Starts vLLM with our resolver: ``python -m narrowcast_inference``.
+
+In this very process, rather than by an exec, so that the seconds in which vllm and torch are
+imported for the checks are not spent twice. The guard at the end matters: vLLM spawns its
+engine, and a spawned process imports this module again.
+"""
+
+import os
+import runpy
+import sys
+
+from pydantic import ValidationError
+
+from narrowcast import logs
+from narrowcast.adapters import base_fingerprint
+from narrowcast.errors import NarrowcastError, Unavailable
+from narrowcast_inference.arguments import PLUGIN, cpu_environment, vllm_arguments, vllm_environment
+from narrowcast_inference.cleaning import claim_and_clean
+from narrowcast_inference.settings import InferenceSettings
+from narrowcast_inference.vllm_logging import SERVICE, write_config
+
+_API_SERVER = "vllm.entrypoints.openai.api_server"
+_LOGGING_CONFIG = "vllm-logging.json"
+_WRONG_SETTINGS = 2
+
+log = logs.get(__name__)
+
+
+def main() -> int:
+    """Check everything that can be checked, then serve until SIGTERM.
+
+    Returns:
+        The exit status, 2 for settings that cannot work.
+    """
+    try:
+        settings = InferenceSettings()
+    except ValidationError as error:
+        logs.configure(SERVICE)
+        # Without the input values: one of them may be a secret.
+        log.critical(
+            "invalid settings",
+            problems=error.errors(include_input=False, include_url=False, include_context=False),
+        )
+        return _WRONG_SETTINGS
+    logs.configure(SERVICE, settings.log_level)
+    try:
+        _prepare(settings)
+        _check_resolver()
+    except (NarrowcastError, OSError) as error:
+        log.critical("cannot start", exc_info=error)
+        return _WRONG_SETTINGS
+    from vllm.platforms import current_platform
+
+    on_cpu = current_platform.is_cpu()
+    if on_cpu:
+        os.environ.update(cpu_environment(settings.inference))
+    sys.argv = [_API_SERVER, *vllm_arguments(settings.inference, on_cpu=on_cpu)]
+    log.info("starting vLLM", base_model=settings.inference.base_model, arguments=sys.argv[1:])
+    runpy.run_module(_API_SERVER, run_name="__main__")
+    return 0
+
+
+def _prepare(settings: InferenceSettings) -> None:
+    section = settings.inference
+    claim_and_clean(section.cache_dir, section.cache_max_bytes)
+    section.base_fingerprint = base_fingerprint(section.base_model_path)
+    logging_config = section.cache_dir / _LOGGING_CONFIG
+    write_config(logging_config, settings.log_level)
+    os.environ.update(vllm_environment(section, str(logging_config)))
+
+
+def _check_resolver() -> None:
+    """Load vLLM's plugins as it will.
+
+    Raises:
+        Unavailable: ours did not load; vLLM itself would serve on and answer 404 for each adapter.
+    """
+    from vllm.plugins import load_general_plugins
+
+    from narrowcast_inference.plugin import is_registered
+
+    load_general_plugins()  # type: ignore[no-untyped-call]
+    if not is_registered():
+        raise Unavailable(f"vLLM did not load the plugin {PLUGIN}", code="resolver_not_registered")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

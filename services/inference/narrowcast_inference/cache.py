@@ -1,0 +1,203 @@
+"""Adapters on the local disk, fetched from S3 once and never changed afterwards.
+
+vLLM reads an adapter's folder again whenever it has evicted the adapter from memory: a folder
+that is gone by then kills the engine, and one with other content answers with a mixture. So
+a folder that was handed out is neither replaced nor removed while the process lives. Adapters
+are immutable, hence a path is too. Room is made only at start (:mod:`.cleaning`).
+"""
+
+import errno
+import json
+import os
+import shutil
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Final
+
+from filelock import FileLock, Timeout
+from pydantic import ValidationError
+
+from narrowcast import logs
+from narrowcast.adapters import (
+    ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
+    AdapterManifest,
+    adapter_prefix,
+    check_servable,
+    parse_serving_name,
+    serving_name,
+)
+from narrowcast.artifacts import MANIFEST, CorruptArtifact, fetch, read_file, read_manifest, sha256_of
+from narrowcast.errors import InvalidInput, NotFound, Unavailable
+from narrowcast.storage import Bucket
+
+ADAPTERS_FOLDER: Final = "adapters"
+LOCKS_FOLDER: Final = "locks"
+_NEEDED: Final = (ADAPTER_CONFIG, ADAPTER_WEIGHTS)
+"""All that vLLM reads. What else an adapter may hold (a GGUF, a README) is not fetched."""
+_FULL: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_MIB: Final = 1024**2
+
+log = logs.get(__name__)
+
+
+class AdapterCache:
+    """Fetches, checks and keeps adapters for one base model.
+
+    Args:
+        bucket: the models bucket; only read.
+        folder: ours alone, or shared with other replicas on this machine.
+        fingerprints: base models whose adapters fit the one that is served.
+        max_rank: vLLM's ``--max-lora-rank``.
+        min_free_mib: MiB that must stay free on the disk.
+        lock_timeout_s: seconds to wait while another thread or process fetches the same adapter.
+    """
+
+    def __init__(
+        self,
+        bucket: Bucket,
+        folder: Path,
+        fingerprints: frozenset[str],
+        max_rank: int,
+        *,
+        min_free_mib: int = 256,
+        lock_timeout_s: float = 120.0,
+    ) -> None:
+        self._bucket = bucket
+        self._folder = folder
+        self._fingerprints = fingerprints
+        self._max_rank = max_rank
+        self._min_free = min_free_mib * _MIB
+        self._lock_timeout_s = lock_timeout_s
+        self._handed_out: set[Path] = set()
+        self._guard = threading.Lock()
+
+    def folder_of(self, tenant: str, adapter_id: str) -> Path:
+        """Return where the adapter lies, or will lie."""
+        return self._folder / ADAPTERS_FOLDER / tenant / adapter_id
+
+    def ensure(self, tenant: str, adapter_id: str) -> Path:
+        """Return the folder of a whole, checked adapter, fetching it if need be.
+
+        Blocks; safe from any thread and process.
+
+        Raises:
+            NotFound: no such adapter.
+            CorruptArtifact: what is stored is not what was published.
+            InvalidInput: ``wrong_base_model`` or ``unservable_adapter``.
+            Unavailable: the object store, or the local disk (``cache_full``, ``cache_unwritable``,
+                ``cache_busy``); trying again may help.
+        """
+        if parse_serving_name(serving_name(tenant, adapter_id)) is None:
+            raise NotFound("no such adapter")
+        try:
+            with self._locked(tenant, adapter_id):
+                return self._ensure(tenant, adapter_id)
+        except OSError as error:
+            code = "cache_full" if error.errno in _FULL else "cache_unwritable"
+            raise Unavailable(f"the adapter cache cannot take {adapter_id}", code=code) from error
+
+    def _ensure(self, tenant: str, adapter_id: str) -> Path:
+        folder = self.folder_of(tenant, adapter_id)
+        with self._guard:
+            handed_out = folder in self._handed_out
+        manifest = _read_local(folder, full=not handed_out)
+        if manifest is None and handed_out:
+            raise CorruptArtifact(f"the cached copy of {adapter_id} was damaged while in use; restart")
+        if manifest is None:
+            _discard(folder)
+            manifest = self._download(tenant, adapter_id, folder)
+        else:
+            # The served base and the rank limit may differ from those of the process that fetched it.
+            self._check_base(manifest)
+            _check_config((folder / ADAPTER_CONFIG).read_bytes(), adapter_id, self._max_rank)
+        os.utime(folder)  # what cleaning goes by
+        with self._guard:
+            self._handed_out.add(folder)
+        return folder
+
+    def _download(self, tenant: str, adapter_id: str, folder: Path) -> AdapterManifest:
+        prefix = adapter_prefix(tenant, adapter_id)
+        manifest = read_manifest(self._bucket, prefix, AdapterManifest)
+        if (manifest.tenant, manifest.id) != (tenant, adapter_id):
+            raise CorruptArtifact(f"the manifest under {prefix} is that of another adapter")
+        self._check_base(manifest)
+        if missing := [name for name in _NEEDED if name not in manifest.files]:
+            raise CorruptArtifact(f"{adapter_id} has no {missing[0]}", param=missing[0])
+        needed = manifest.model_copy(update={"files": {name: manifest.files[name] for name in _NEEDED}})
+        _check_config(read_file(self._bucket, prefix, needed, ADAPTER_CONFIG), adapter_id, self._max_rank)
+        self._check_room(needed)
+        fetch(self._bucket, prefix, needed, folder)
+        log.info("adapter fetched", tenant=tenant, adapter=adapter_id, bytes=_size(needed))
+        return needed
+
+    def _check_base(self, manifest: AdapterManifest) -> None:
+        if manifest.base.fingerprint not in self._fingerprints:
+            raise InvalidInput(
+                f"{manifest.id} was trained on another base model ({manifest.base.name})",
+                code="wrong_base_model",
+            )
+
+    def _check_room(self, manifest: AdapterManifest) -> None:
+        free = shutil.disk_usage(self._folder).free
+        if free - _size(manifest) < self._min_free:
+            raise Unavailable(f"no room in the adapter cache for {manifest.id}", code="cache_full")
+
+    @contextmanager
+    def _locked(self, tenant: str, adapter_id: str) -> Iterator[None]:
+        path = self._folder / LOCKS_FOLDER / tenant / f"{adapter_id}.lock"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # One lock object a call: two of them exclude each other between threads as between processes.
+        lock = FileLock(path, timeout=self._lock_timeout_s)
+        try:
+            lock.acquire()
+        except Timeout as error:
+            raise Unavailable(f"{adapter_id} is still being fetched", code="cache_busy") from error
+        try:
+            yield
+        finally:
+            lock.release()
+
+
+def _size(manifest: AdapterManifest) -> int:
+    return sum(entry.size for entry in manifest.files.values())
+
+
+def _check_config(raw: bytes, adapter_id: str, max_rank: int) -> None:
+    try:
+        config = json.loads(raw)
+        if config["peft_type"] != "LORA":
+            raise InvalidInput(f"{adapter_id} is not a LoRA adapter", code="unservable_adapter")
+        check_servable(config, max_rank)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise CorruptArtifact(
+            f"{ADAPTER_CONFIG} of {adapter_id} is not a PEFT configuration", param=ADAPTER_CONFIG
+        ) from error
+
+
+def _read_local(folder: Path, *, full: bool) -> AdapterManifest | None:
+    """Return the manifest of a cached adapter, or None if it is absent or damaged.
+
+    ``full`` compares checksums (once per process: a disk or an operator may have changed it since
+    the last one); otherwise sizes.
+    """
+    try:
+        manifest = AdapterManifest.model_validate_json((folder / MANIFEST).read_bytes())
+        for name, entry in manifest.files.items():
+            path = folder / name
+            if path.stat().st_size != entry.size or (full and sha256_of(path) != entry.sha256):
+                return None
+    except (FileNotFoundError, NotADirectoryError, ValidationError):
+        return None
+    return manifest if all(name in manifest.files for name in _NEEDED) else None
+
+
+def _discard(folder: Path) -> None:
+    """Remove a damaged folder that nobody was given; under another name first, so that it goes at once."""
+    trash = folder.with_name(f".{folder.name}.{os.getpid()}.trash")
+    with suppress(FileNotFoundError):
+        folder.rename(trash)
+        log.warning("damaged adapter removed from the cache", adapter=folder.name)
+        shutil.rmtree(trash)

@@ -1,0 +1,59 @@
+"""Making room in the adapter cache, at start only.
+
+While any vLLM uses the cache, a removed adapter may kill its engine (see :mod:`.cache`). Every
+process therefore holds a shared lock on the cache for its whole life, and cleaning asks for the
+exclusive one: with a second replica on the same folder, nothing is removed.
+"""
+
+import fcntl
+import os
+import shutil
+from pathlib import Path
+
+from narrowcast import logs
+from narrowcast.artifacts import MANIFEST
+from narrowcast_inference.cache import ADAPTERS_FOLDER, LOCKS_FOLDER
+
+_IN_USE = ".in-use"
+
+log = logs.get(__name__)
+
+
+def claim_and_clean(folder: Path, max_bytes: int) -> int:
+    """Mark the cache as used by this process until it exits; clean it first if nobody else uses it.
+
+    Removes leftovers of interrupted downloads, then the least recently used adapters until the
+    rest is within ``max_bytes``.
+
+    Returns:
+        The descriptor that holds the claim. It is inheritable: it survives an exec.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder / _IN_USE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        log.info("adapter cache in use by another process, not cleaned")
+    else:
+        _clean(folder, max_bytes)
+    fcntl.flock(descriptor, fcntl.LOCK_SH)
+    os.set_inheritable(descriptor, True)
+    return descriptor
+
+
+def _clean(folder: Path, max_bytes: int) -> None:
+    shutil.rmtree(folder / LOCKS_FOLDER, ignore_errors=True)
+    total = 0
+    newest_first = sorted(
+        (folder / ADAPTERS_FOLDER).glob("*/*"), key=lambda path: path.stat().st_mtime, reverse=True
+    )
+    for adapter in newest_first:
+        size = sum(file.stat().st_size for file in adapter.rglob("*") if file.is_file())
+        leftover = adapter.name.startswith(".")
+        if leftover or total + size > max_bytes:
+            # The manifest goes first: what is left of an interrupted removal is no adapter.
+            (adapter / MANIFEST).unlink(missing_ok=True)
+            shutil.rmtree(adapter)
+            log.info("adapter removed from the cache", adapter=adapter.name, bytes=size, leftover=leftover)
+        else:
+            total += size

@@ -1,0 +1,102 @@
+"""What the inference service is told, and the defaults that suit a small CPU machine."""
+
+import os
+from pathlib import Path
+from typing import Self
+
+from pydantic import BaseModel, Field, field_validator, model_validator
+
+from narrowcast.adapters import VLLM_RANKS
+from narrowcast.settings import CommonSettings
+
+_GIB = 1024**3
+
+
+class CpuSettings(BaseModel):
+    """Applied only when vLLM runs on a CPU."""
+
+    dtype: str = "bfloat16"
+    kv_cache_gib: float = Field(0.25, gt=0)
+    """SmolLM2-135M keeps about 11,000 tokens in it."""
+    threads: int = Field(default_factory=lambda: max(1, (os.cpu_count() or 1) - 1), ge=1)
+    """Of the engine. One core is left to the web server's process and to what else runs."""
+
+
+class InferenceSection(BaseModel):
+    """``NARROWCAST_INFERENCE__…``."""
+
+    base_model: str = Field(min_length=1)
+    """Name under which the base model is served, e.g. ``smollm2-135m-instruct``."""
+    base_model_path: Path
+    """Folder with the base model's ``config.json``, tokenizer and safetensors."""
+    base_fingerprint: str = ""
+    """Of the folder above. The launcher computes it once and hands it to vLLM's processes."""
+    accepted_fingerprints: tuple[str, ...] = ()
+    """Further bases whose adapters fit, e.g. the 16-bit model of which an FP8 copy is served."""
+    host: str = "127.0.0.1"
+    """Only the gateway may reach it: vLLM's own key protects no more than some of its routes."""
+    port: int = Field(8001, ge=1, le=65535)
+    cache_dir: Path
+    cache_max_gib: float = Field(20.0, gt=0)
+    """Adapters above this are removed at start, least recently used first; never while vLLM runs."""
+    cache_min_free_mib: int = Field(256, ge=0)
+    """An adapter is not fetched if less than this would stay free on the disk."""
+    resolve_timeout_s: float = Field(120.0, gt=0)
+    """A request waits no longer than this for its adapter; the download goes on for the next one."""
+    max_lora_rank: int = 64
+    """Memory and time on the CPU grow with it, whatever rank an adapter has."""
+    max_loras: int = Field(4, ge=1)
+    """Adapters in one batch."""
+    max_cpu_loras: int = Field(16, ge=1)
+    """Adapters in memory: the working set should fit, reading one again takes far longer than a token."""
+    max_model_len: int = Field(2048, ge=16)
+    """Tokens of prompt and answer together."""
+    max_num_seqs: int | None = Field(None, ge=1)
+    """Requests in one batch; None leaves it to vLLM on a GPU and means 8 on a CPU."""
+    max_num_batched_tokens: int | None = Field(None, ge=16)
+    """Tokens computed in one step; None leaves it to vLLM."""
+    shutdown_timeout_s: int = Field(60, ge=0)
+    """Requests in flight at SIGTERM get this long to finish."""
+    extra_args: tuple[str, ...] = ()
+    """Passed to vLLM as they are, last; a JSON list in the environment."""
+    cpu: CpuSettings = CpuSettings()
+
+    @field_validator("max_lora_rank")
+    @classmethod
+    def _known_to_vllm(cls, rank: int) -> int:
+        if rank not in VLLM_RANKS:
+            raise ValueError(f"vLLM takes a max_lora_rank of {', '.join(map(str, VLLM_RANKS))}, not {rank}")
+        return rank
+
+    @field_validator("base_model_path", "cache_dir")
+    @classmethod
+    def _absolute(cls, path: Path) -> Path:
+        # vLLM keys its caches by an adapter's path: it must not depend on who started it where.
+        return path.expanduser().resolve()
+
+    @model_validator(mode="after")
+    def _working_set_fits(self) -> Self:
+        if self.max_cpu_loras < self.max_loras:
+            raise ValueError("max_cpu_loras is below max_loras")
+        return self
+
+    @property
+    def cpu_kv_cache_bytes(self) -> int:
+        """Size of the KV cache on a CPU."""
+        return int(self.cpu.kv_cache_gib * _GIB)
+
+    @property
+    def cache_max_bytes(self) -> int:
+        """Limit for cleaning at start."""
+        return int(self.cache_max_gib * _GIB)
+
+    @property
+    def fingerprints(self) -> frozenset[str]:
+        """Every base whose adapters are served."""
+        return frozenset(filter(None, (self.base_fingerprint, *self.accepted_fingerprints)))
+
+
+class InferenceSettings(CommonSettings):
+    """Settings of the inference service."""
+
+    inference: InferenceSection

@@ -1,0 +1,54 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from narrowcast_inference.cleaning import claim_and_clean
+
+
+def adapter(cache: Path, name: str, size: int, used_at: float) -> Path:
+    folder = cache / "adapters" / "clinic" / name
+    folder.mkdir(parents=True)
+    (folder / "adapter_model.safetensors").write_bytes(b"x" * size)
+    os.utime(folder, (used_at, used_at))
+    return folder
+
+
+def test_the_least_recently_used_go_first(tmp_path: Path) -> None:
+    old, middle, new = (adapter(tmp_path, name, 100, at) for at, name in enumerate(("old", "middle", "new")))
+    os.close(claim_and_clean(tmp_path, 200))
+    assert (old.exists(), middle.exists(), new.exists()) == (False, True, True)
+
+
+def test_leftovers_of_a_killed_download_go(tmp_path: Path) -> None:
+    leftovers = [adapter(tmp_path, name, 1, 5) for name in (".one.12.partial", ".one.12.trash")]
+    kept = adapter(tmp_path, "one", 1, 1)
+    os.close(claim_and_clean(tmp_path, 200))
+    assert not any(leftover.exists() for leftover in leftovers)
+    assert kept.exists()
+
+
+def test_nothing_goes_while_another_process_uses_the_cache(tmp_path: Path) -> None:
+    kept = adapter(tmp_path, "one", 100, 1)
+    # The claim must outlive an exec, as a launcher may replace itself by vLLM.
+    holder = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            "import os, sys; from pathlib import Path;"
+            "from narrowcast_inference.cleaning import claim_and_clean;"
+            f"claim_and_clean(Path({str(tmp_path)!r}), 10**9);"
+            "os.execv('/bin/sh', ['sh', '-c', 'echo ready; exec sleep 60'])",
+        ],
+        stdout=subprocess.PIPE,
+    )
+    try:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"ready\n"
+        os.close(claim_and_clean(tmp_path, 0))
+        assert kept.exists()
+    finally:
+        holder.kill()
+        holder.communicate()
+    os.close(claim_and_clean(tmp_path, 0))
+    assert not kept.exists()

@@ -1,0 +1,69 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from narrowcast_inference.arguments import cpu_environment, vllm_arguments, vllm_environment
+from narrowcast_inference.settings import InferenceSection, InferenceSettings
+
+
+def section(tmp_path: Path, **changes: Any) -> InferenceSection:
+    return InferenceSection.model_validate(
+        {"base_model": "small", "base_model_path": tmp_path, "cache_dir": tmp_path / "cache", **changes}
+    )
+
+
+def test_read_from_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("NARROWCAST_INFERENCE__BASE_MODEL", "small")
+    monkeypatch.setenv("NARROWCAST_INFERENCE__BASE_MODEL_PATH", str(tmp_path))
+    monkeypatch.setenv("NARROWCAST_INFERENCE__CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("NARROWCAST_INFERENCE__CPU__KV_CACHE_GIB", "0.5")
+    monkeypatch.setenv("NARROWCAST_INFERENCE__EXTRA_ARGS", '["--seed=1"]')
+    read = InferenceSettings().inference
+    assert read.cpu_kv_cache_bytes == 2**29
+    assert read.extra_args == ("--seed=1",)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"max_lora_rank": 63}, {"max_loras": 9, "max_cpu_loras": 8}, {"port": 0}]
+)
+def test_settings_that_cannot_work_are_refused(tmp_path: Path, changes: dict[str, int]) -> None:
+    with pytest.raises(ValidationError):
+        section(tmp_path, **changes)
+
+
+def test_paths_do_not_depend_on_the_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert section(tmp_path, cache_dir="cache").cache_dir == tmp_path / "cache"
+
+
+def test_accepted_fingerprints_never_hold_the_empty_one(tmp_path: Path) -> None:
+    assert section(tmp_path).fingerprints == frozenset()
+    assert section(tmp_path, base_fingerprint="a", accepted_fingerprints=("b",)).fingerprints == {"a", "b"}
+
+
+def test_a_gpu_gets_no_cpu_flag(tmp_path: Path) -> None:
+    on_gpu, on_cpu = (vllm_arguments(section(tmp_path), on_cpu=cpu) for cpu in (False, True))
+    assert set(on_cpu) - set(on_gpu) == {
+        "--dtype=bfloat16",
+        f"--kv-cache-memory-bytes={2**28}",
+        "--enforce-eager",
+        "--max-num-seqs=8",
+    }
+    assert "--no-enable-log-requests" in on_gpu
+    assert "--shutdown-timeout=60" in on_gpu
+
+
+def test_extra_arguments_come_last(tmp_path: Path) -> None:
+    arguments = vllm_arguments(section(tmp_path, extra_args=("--dtype=float32",)), on_cpu=True)
+    assert arguments[-1] == "--dtype=float32"
+
+
+def test_environment_of_vllm(tmp_path: Path) -> None:
+    environment = vllm_environment(section(tmp_path, base_fingerprint="f"), "logging.json")
+    assert environment["VLLM_PLUGINS"] == "narrowcast_s3_resolver"
+    assert environment["VLLM_NO_USAGE_STATS"] == "1"
+    assert cpu_environment(section(tmp_path, cpu={"threads": 3}))["OMP_NUM_THREADS"] == "3"
