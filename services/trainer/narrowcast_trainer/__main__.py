@@ -1,0 +1,32 @@
+"""``python -m narrowcast_trainer`` runs the worker; with ``--alive SECONDS`` it checks one that runs."""
+
+import argparse
+import logging
+import sys
+
+from narrowcast import logs
+from narrowcast_trainer.heartbeat import Heartbeat
+from narrowcast_trainer.settings import TrainerSettings
+from narrowcast_trainer.worker import run_worker
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Return the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m narrowcast_trainer", description=__doc__)
+    parser.add_argument(
+        "--alive",
+        type=float,
+        metavar="SECONDS",
+        help="start nothing; exit 0 if the worker of this node, or the training it runs, moved this recently",
+    )
+    options = parser.parse_args(arguments)
+    settings = TrainerSettings()
+    if options.alive is not None:
+        return 0 if Heartbeat(settings.trainer.heartbeat_file).is_fresh(options.alive) else 1
+    logs.configure("trainer", settings.log_level)
+    logging.captureWarnings(True)  # Celery warns on stderr, in plain text
+    return run_worker(settings)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,61 @@
+"""Which rows go together, and in which order: decided by seed and epoch alone.
+
+The Trainer's own length-grouped sampler draws from the global random state, so that a resumed
+epoch goes on with other rows than the interrupted one would have had. This one gives the same
+order again whenever it is asked.
+"""
+
+import random
+from collections.abc import Iterator, Sequence
+
+_GROUP_BATCHES = 50
+"""Rows are sorted by length within so many batches: enough to leave little padding, few enough
+that the batches of an epoch stay mixed."""
+
+
+def micro_batch(lengths: Sequence[int], batch_size: int, tokens: int) -> int:
+    """Return how many rows to put through the model at once.
+
+    Args:
+        lengths: tokens of each row.
+        batch_size: rows per optimizer step; the answer divides it.
+        tokens: what one forward pass may hold, padding included; one row always goes.
+    """
+    longest = max(lengths)
+    fitting = (
+        size for size in range(batch_size, 0, -1) if batch_size % size == 0 and size * longest <= tokens
+    )
+    return next(fitting, 1)
+
+
+class LengthGrouped:
+    """A sampler of row numbers for a PyTorch ``DataLoader``; neighbours are of similar length."""
+
+    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int) -> None:
+        self._lengths = lengths
+        self._batch_size = batch_size
+        self._seed = seed
+        self._epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch, counted from 0, whose order the next iteration gives."""
+        self._epoch = int(epoch)
+
+    def __len__(self) -> int:
+        return len(self._lengths)
+
+    def __iter__(self) -> Iterator[int]:
+        order = random.Random(f"{self._seed}/{self._epoch}")  # noqa: S311 - not a secret
+        rows = list(range(len(self._lengths)))
+        order.shuffle(rows)
+        size = self._batch_size
+        group = size * _GROUP_BATCHES
+        batches = []
+        for start in range(0, len(rows), group):
+            by_length = sorted(rows[start : start + group], key=lambda row: self._lengths[row])
+            batches += [by_length[at : at + size] for at in range(0, len(by_length), size)]
+        # A short last batch must stay last: the loader cuts its batches from a flat sequence.
+        short = [batches.pop()] if len(batches[-1]) < size else []
+        order.shuffle(batches)
+        for batch in batches + short:
+            yield from batch

@@ -1,0 +1,88 @@
+"""Checkpoints of one job in S3: complete or not there, newest first, a few kept."""
+
+import shutil
+from pathlib import Path
+
+from pydantic import BaseModel
+
+from narrowcast import logs
+from narrowcast.adapters import checkpoint_prefix
+from narrowcast.artifacts import CorruptArtifact, Manifest, fetch, publish, read_manifest
+from narrowcast.errors import NotFound
+from narrowcast.storage import Bucket
+
+_log = logs.get(__name__)
+
+
+class CheckpointManifest(Manifest):
+    """Marks a checkpoint as complete."""
+
+    step: int
+    seconds: float
+    """Training time behind it, over all attempts."""
+
+
+class Resumable(BaseModel):
+    """A checkpoint on this node's disk."""
+
+    folder: Path
+    step: int
+    seconds: float
+
+
+class Checkpoints:
+    """The checkpoints of one job."""
+
+    def __init__(self, bucket: Bucket, tenant: str, job_id: str, keep: int) -> None:
+        self._bucket = bucket
+        self._tenant = tenant
+        self._job_id = job_id
+        self._keep = keep
+
+    def save(self, folder: Path, step: int, seconds: float) -> None:
+        """Upload what the trainer wrote into ``folder``, then delete what is older than the kept ones.
+
+        Raises:
+            Unavailable: the object store does not answer; the checkpoint does not exist.
+        """
+        prefix = self._prefix(step)
+        if self._complete(step):
+            return
+        self._bucket.delete_prefix(prefix)  # half of one, from an attempt that died here
+        files = {str(path.relative_to(folder)): path for path in sorted(folder.rglob("*")) if path.is_file()}
+        manifest = CheckpointManifest(
+            id=f"{self._job_id}-{step}", tenant=self._tenant, step=step, seconds=seconds
+        )
+        publish(self._bucket, prefix, files, manifest)
+        complete = [step for step in self._steps() if self._complete(step)]
+        for old in complete[self._keep :]:
+            self._bucket.delete_prefix(self._prefix(old))
+
+    def fetch_newest(self, folder: Path) -> Resumable | None:
+        """Download the newest checkpoint that is whole into ``folder``; None if there is none."""
+        for step in self._steps():
+            try:
+                manifest = read_manifest(self._bucket, self._prefix(step), CheckpointManifest)
+                shutil.rmtree(folder, ignore_errors=True)
+                folder.parent.mkdir(parents=True, exist_ok=True)
+                fetch(self._bucket, self._prefix(step), manifest, folder)
+            except (NotFound, CorruptArtifact):
+                _log.warning("checkpoint_skipped", step=step, exc_info=True)
+                continue
+            return Resumable(folder=folder, step=step, seconds=manifest.seconds)
+        return None
+
+    def _steps(self) -> list[int]:
+        names = self._bucket.folders(checkpoint_prefix(self._tenant, self._job_id))
+        numbers = (name.removeprefix("step-") for name in names)
+        return sorted((int(number) for number in numbers if number.isdecimal()), reverse=True)
+
+    def _complete(self, step: int) -> bool:
+        try:
+            read_manifest(self._bucket, self._prefix(step), CheckpointManifest)
+        except (NotFound, CorruptArtifact):
+            return False
+        return True
+
+    def _prefix(self, step: int) -> str:
+        return checkpoint_prefix(self._tenant, self._job_id, step)

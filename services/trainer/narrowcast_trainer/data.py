@@ -1,0 +1,172 @@
+"""From a dataset in S3 to token ids and labels, with everything refused that would train wrongly."""
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from narrowcast.artifacts import read_file, read_manifest
+from narrowcast.datasets import DatasetManifest, Row, SplitName, dataset_prefix, from_jsonl, split_file
+from narrowcast.errors import InvalidInput, NotFound
+from narrowcast.prompts import completion_messages, prompt_messages
+from narrowcast.storage import Bucket
+from narrowcast_trainer.protocol import TrainingOrder
+
+IGNORED = -100
+"""The label of a token that the loss leaves out, PyTorch's default."""
+_NAMED_ROWS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One row as the model sees it."""
+
+    input_ids: list[int]
+    labels: list[int]
+    """As long as ``input_ids``; :data:`IGNORED` over the whole prompt."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What one job trains on and validates with."""
+
+    train: list[Row]
+    validation: list[Row]
+
+    @property
+    def default_instruction(self) -> str:
+        """The commonest instruction of the training rows."""
+        return Counter(row.instruction.strip() for row in self.train).most_common(1)[0][0]
+
+
+def read_rows(data: Bucket, order: TrainingOrder) -> Rows:
+    """Return the job's rows, verified against their manifests.
+
+    Raises:
+        NotFound: a dataset is not there.
+        InvalidInput: there is no row to train on.
+        CorruptArtifact: a file is not what was published.
+    """
+    spec = order.spec
+    train = _read_split(data, order.tenant, spec.dataset, "train")
+    if not train:
+        raise InvalidInput(
+            f"{spec.dataset} has no training rows", code="empty_dataset", param="training_file"
+        )
+    if spec.validation_dataset is not None:
+        validation = _read_split(data, order.tenant, spec.validation_dataset, "train")
+    else:
+        validation = _read_split(data, order.tenant, spec.dataset, "validation")
+    return Rows(train, validation)
+
+
+def _read_split(data: Bucket, tenant: str, dataset: str, split: SplitName) -> list[Row]:
+    prefix = dataset_prefix(tenant, dataset)
+    try:
+        manifest = read_manifest(data, prefix, DatasetManifest)
+    except NotFound:
+        raise NotFound(f"no dataset {dataset}", code="unknown_dataset", param="training_file") from None
+    if not manifest.rows.get(split):
+        return []
+    return list(from_jsonl(read_file(data, prefix, manifest, split_file(split))))
+
+
+def tokenize(
+    rows: Sequence[Row], tokenizer: Any, *, max_length: int, stop_ids: Collection[int], split: str
+) -> list[Example]:
+    """Return the rows as tokens, in their order.
+
+    The tokens are those of the base's own chat template, as TRL makes them of a conversational
+    prompt-completion row and as vLLM makes them of the same messages.
+
+    Args:
+        rows: one split.
+        tokenizer: a Hugging Face tokenizer with a chat template.
+        max_length: tokens of prompt and answer together that a row may have.
+        stop_ids: token ids that end a turn; the labels must hold one, or the model never learns to stop.
+        split: its name, for messages.
+
+    Raises:
+        InvalidInput: naming the rows (numbered from 1) and what is wrong with them; never their text.
+    """
+    if not rows:
+        return []
+    if not tokenizer.chat_template:
+        raise InvalidInput("the base model has no chat template", code="invalid_base_model", param="model")
+    _refuse(
+        [number for number, row in enumerate(rows, 1) if not row.output.strip()],
+        split,
+        "have an empty output",
+        "empty_output",
+    )
+    prompts = _ids(tokenizer, [prompt_messages(row.instruction, row.input) for row in rows], prompt=True)
+    wholes = _ids(
+        tokenizer,
+        [prompt_messages(row.instruction, row.input) + completion_messages(row.output) for row in rows],
+        prompt=False,
+    )
+    examples = []
+    mismatched, endless, long = [], [], []
+    for number, (prompt, whole) in enumerate(zip(prompts, wholes, strict=True), 1):
+        answer = whole[len(prompt) :]
+        if whole[: len(prompt)] != prompt or not answer:
+            mismatched.append(number)
+        elif not set(answer) & set(stop_ids):
+            endless.append(number)
+        elif len(whole) > max_length:
+            long.append(number)
+        examples.append(Example(whole, [IGNORED] * len(prompt) + answer))
+    _refuse(
+        mismatched, split, "are not their prompt and then an answer in the base's chat template",
+        "chat_template_mismatch",
+    )  # fmt: skip
+    _refuse(endless, split, "would train no end-of-turn token", "no_end_of_turn")
+    longest = max(len(example.input_ids) for example in examples)
+    _refuse(
+        long,
+        split,
+        f"are longer than max_length, {max_length} tokens (the longest has {longest})",
+        "rows_too_long",
+    )
+    return examples
+
+
+def _ids(tokenizer: Any, chats: list[Any], *, prompt: bool) -> list[list[int]]:
+    encoded: list[list[int]] = tokenizer.apply_chat_template(
+        chats, add_generation_prompt=prompt, tokenize=True, return_dict=False
+    )
+    return encoded
+
+
+def _refuse(numbers: list[int], split: str, what: str, code: str) -> None:
+    if not numbers:
+        return
+    named = ", ".join(map(str, numbers[:_NAMED_ROWS])) + (", …" if len(numbers) > _NAMED_ROWS else "")
+    raise InvalidInput(
+        f"{len(numbers)} rows of the {split} split {what}: rows {named}", code=code, param="training_file"
+    )
+
+
+def stop_ids(tokenizer: Any, generation_config: Any) -> set[int]:
+    """Return the token ids at which the base stops: its tokenizer's, and its generation config's."""
+    configured = generation_config.eos_token_id if generation_config is not None else None
+    several = configured if isinstance(configured, list) else [configured]
+    return {token for token in [tokenizer.eos_token_id, *several] if token is not None}
+
+
+def pad_id(tokenizer: Any, stops: Collection[int]) -> int:
+    """Return a token id to pad with that does not end a turn.
+
+    Padding is masked out of attention and loss; yet where pad and end-of-turn are one id, as in
+    many bases, a library that masks "the pad token" also masks the end of every answer. An
+    existing id is taken, because a new one would resize the embeddings, which vLLM refuses.
+    """
+    for candidate in (tokenizer.pad_token_id, tokenizer.unk_token_id):
+        if candidate is not None and candidate not in stops:
+            return int(candidate)
+    return next(token for token in range(len(tokenizer)) if token not in stops)
+
+
+def token_count(examples: Iterable[Example]) -> int:
+    """Return how many tokens the examples have, without padding."""
+    return sum(len(example.input_ids) for example in examples)

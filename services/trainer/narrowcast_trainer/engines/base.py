@@ -1,0 +1,67 @@
+"""What an engine is: base model and tokens in, a folder in PEFT's format out."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from narrowcast.training import Hyperparameters
+from narrowcast_trainer.checkpoints import Resumable
+from narrowcast_trainer.data import Example
+from narrowcast_trainer.reporter import Reporter
+from narrowcast_trainer.settings import TrainingSettings
+from narrowcast_trainer.stop import StopSignal
+
+
+@dataclass(frozen=True)
+class TrainingTask:
+    """One training run."""
+
+    base: Path
+    hyperparameters: Hyperparameters
+    settings: TrainingSettings
+    train: list[Example]
+    validation: list[Example]
+    pad_id: int
+    scratch: Path
+    """A folder of its own."""
+    resume: Resumable | None
+    reporter: Reporter
+    stop: StopSignal
+    save_checkpoint: Callable[[Path, int, float], None]
+    """Takes the folder that the trainer wrote, its step, and the seconds trained so far."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a run made."""
+
+    adapter: Path
+    """Holds ``adapter_config.json`` and ``adapter_model.safetensors``."""
+    metrics: dict[str, float]
+    """``train_loss`` and ``valid_loss`` (nats per trained token, the last epoch's), ``seconds`` (over
+    all attempts), ``steps``, ``tokens_per_s`` (this attempt's, padding left out), ``trainable_parameters``,
+    ``peak_memory_bytes``."""
+
+
+class TrainingStopped(Exception):
+    """The run was asked to stop, and did."""
+
+    def __init__(self, step: int | None) -> None:
+        super().__init__()
+        self.step = step
+        """Step of the checkpoint that it left, if it left one."""
+
+
+class Engine(Protocol):
+    """Trains a LoRA adapter."""
+
+    name: str
+
+    def train(self, task: TrainingTask) -> Trained:
+        """Run the task to its end.
+
+        Raises:
+            TrainingStopped: ``task.stop`` said so.
+            JobFailed: the loss is not finite.
+        """

@@ -1,0 +1,157 @@
+"""What happens between the trainer's steps: reports, checkpoints, stopping."""
+
+import math
+import shutil
+import time
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback
+
+from narrowcast.errors import JobFailed, Unavailable
+from narrowcast.training import TrainingMetrics
+from narrowcast_trainer.engines.base import TrainingTask
+
+_REPORT_EVERY_S = 1.0
+_RECENT_STEPS = 20
+"""Steps over which speed and remaining time are measured."""
+
+
+class JobCallback(TrainerCallback):
+    """Ties a Trainer to its job."""
+
+    def __init__(self, task: TrainingTask) -> None:
+        self.finished = False
+        """Whether the last step has been taken."""
+        self.checkpoint: int | None = task.resume.step if task.resume else None
+        """Step of the newest complete checkpoint."""
+        self._task = task
+        self._trainer: Any = None
+        self._state: Any = None
+        self._started = self._saved_at = time.monotonic()
+        self._reported_at = 0.0
+        self._recent: deque[tuple[float, int, int]] = deque(maxlen=_RECENT_STEPS + 1)
+        self._training_s = 0.0
+
+    def watch(self, trainer: Any) -> None:
+        """Take the trainer whose token count is reported."""
+        self._trainer = trainer
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Say how long it will be."""
+        self._state = state
+        self._started = self._saved_at = time.monotonic()
+        self._recent.append((self._started, state.global_step, 0))
+        resumed = f", resumed after step {state.global_step}" if state.global_step else ""
+        self._task.reporter.note(f"training {state.max_steps} steps{resumed}", total_steps=state.max_steps)
+
+    def on_substep_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Show that work moves."""
+        self._task.reporter.tick()
+
+    def on_prediction_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Show that work moves."""
+        self._task.reporter.tick()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Stop if asked to, and decide whether it is time for a checkpoint."""
+        self._task.reporter.tick()
+        now = time.monotonic()
+        self._training_s += now - self._recent[-1][0]
+        self._recent.append((now, state.global_step, int(self._trainer.trained_tokens)))
+        self.finished = state.global_step >= state.max_steps
+        stop = self._task.stop
+        if self.finished:
+            return
+        if stop.requested:
+            control.should_training_stop = True
+            control.should_save = stop.keep
+        elif time.monotonic() - self._saved_at >= self._task.settings.checkpoint_every_s:
+            control.should_save = True
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Skip the validation that a stop in the middle of an epoch would otherwise run into."""
+        if control.should_training_stop and not self.finished:
+            control.should_evaluate = False
+
+    def on_log(self, args: Any, state: Any, control: Any, **more: Any) -> None:
+        """Report a step, at most once a second; fail if its loss is not a number.
+
+        Raises:
+            JobFailed: ``loss_not_finite``.
+        """
+        logs: dict[str, float] = more["logs"]
+        if "eval_loss" in logs:
+            self._restart_clock(state)
+            self._task.reporter.metrics(self._metrics(state, valid_loss=logs["eval_loss"]))
+        if "loss" not in logs:
+            return
+        if not math.isfinite(logs["loss"]) or not math.isfinite(logs.get("grad_norm") or 0.0):
+            raise JobFailed(
+                f"the loss is not finite at step {state.global_step}; lower the learning rate",
+                code="loss_not_finite",
+                param="learning_rate",
+            )
+        now = time.monotonic()
+        if now - self._reported_at < _REPORT_EVERY_S and not self.finished:
+            return
+        self._reported_at = now
+        self._task.reporter.metrics(
+            self._metrics(
+                state,
+                train_loss=logs["loss"],
+                learning_rate=logs["learning_rate"],
+                grad_norm=logs.get("grad_norm"),
+            )
+        )
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Upload the checkpoint that the trainer has just written."""
+        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        earlier = self._task.resume.seconds if self._task.resume else 0.0
+        try:
+            self._task.save_checkpoint(folder, state.global_step, earlier + time.monotonic() - self._started)
+        except Unavailable as error:
+            # The training is worth more than this checkpoint; the next one may go through.
+            self._task.reporter.note(f"a checkpoint was not saved: {error.message}", warn=True)
+        else:
+            self.checkpoint = state.global_step
+            self._task.reporter.note(f"checkpoint at step {state.global_step}", step=state.global_step)
+        shutil.rmtree(folder, ignore_errors=True)
+        self._saved_at = time.monotonic()
+        self._restart_clock(state)
+
+    def summary(self) -> dict[str, float]:
+        """Return the losses of the last epoch and the speed."""
+        history = self._state.log_history
+        last_epoch = self._state.epoch - 1
+        losses = [entry["loss"] for entry in history if "loss" in entry and entry["epoch"] > last_epoch]
+        metrics = {"steps": float(self._state.global_step)}
+        if losses:
+            metrics["train_loss"] = sum(losses) / len(losses)
+        validations = [entry["eval_loss"] for entry in history if "eval_loss" in entry]
+        if validations:
+            metrics["valid_loss"] = validations[-1]
+        if self._training_s > 0:
+            metrics["tokens_per_s"] = int(self._trainer.trained_tokens) / self._training_s
+        return metrics
+
+    def _metrics(self, state: Any, **measured: float | None) -> TrainingMetrics:
+        (start, first, tokens_before), (end, last, tokens) = self._recent[0], self._recent[-1]
+        seconds = end - start
+        known = last > first and seconds > 0
+        return TrainingMetrics(
+            step=state.global_step,
+            total_steps=state.max_steps,
+            epoch=state.epoch,
+            tokens_per_s=round((tokens - tokens_before) / seconds, 1) if known else None,
+            eta_s=round((state.max_steps - last) * seconds / (last - first), 1) if known else None,
+            **measured,
+        )
+
+    def _restart_clock(self, state: Any) -> None:
+        # Validation and uploads are not steps: measuring speed begins anew after them.
+        tokens = int(self._trainer.trained_tokens)
+        self._recent.clear()
+        self._recent.append((time.monotonic(), state.global_step, tokens))

@@ -1,0 +1,100 @@
+"""A training job as the worker sees it: check, train in a process of its own, tidy up."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from narrowcast import logs
+from narrowcast.adapters import adapter_prefix, check_servable, checkpoint_prefix
+from narrowcast.artifacts import MANIFEST
+from narrowcast.errors import Conflict, NarrowcastError, NotFound, Unavailable
+from narrowcast.jobs.records import LeaseLost
+from narrowcast.jobs.running import Cancelled, RunningJob
+from narrowcast.jobs.store import JobStore
+from narrowcast.storage import Bucket
+from narrowcast.training import TrainingSpec
+from narrowcast_trainer.heartbeat import Heartbeat
+from narrowcast_trainer.process import Supervision
+from narrowcast_trainer.protocol import TrainingOrder
+from narrowcast_trainer.publish import published_result
+from narrowcast_trainer.settings import TrainerSettings
+
+_log = logs.get(__name__)
+_CHECKPOINTS = "checkpoints/"
+
+
+def train(
+    running: RunningJob, models: Bucket, settings: TrainerSettings, should_stop: Callable[[], bool]
+) -> dict[str, Any]:
+    """Run one training job; see :meth:`Supervision.run` for how it may end.
+
+    What a job leaves: an adapter if it succeeded, checkpoints if it will be resumed, else nothing.
+    """
+    job = running.job
+    spec = TrainingSpec.model_validate(job.spec)
+    order = TrainingOrder(
+        job_id=job.id,
+        tenant=job.tenant,
+        spec=spec,
+        settings=settings.trainer,
+        storage=settings.storage,
+        log_level=settings.log_level,
+    )
+    heartbeat = Heartbeat(settings.trainer.heartbeat_file)
+    with _tidied(order, models, last_attempt=job.attempt >= settings.jobs.max_attempts), heartbeat.busy():
+        check_servable({"r": spec.hyperparameters.rank}, settings.trainer.max_lora_rank)
+        published = published_result(models, order)
+        # Published, and then the worker died before it could say so.
+        return published or Supervision(running, order, should_stop, heartbeat.beat).run()
+
+
+@contextmanager
+def _tidied(order: TrainingOrder, models: Bucket, *, last_attempt: bool) -> Iterator[None]:
+    try:
+        yield
+    except (LeaseLost, Conflict):
+        raise  # what is there belongs to another
+    except Cancelled:
+        _discard(models, adapter_prefix(order.tenant, order.spec.adapter_id))
+        _discard(models, checkpoint_prefix(order.tenant, order.job_id))
+        raise
+    except NarrowcastError as error:
+        if last_attempt or not isinstance(error, Unavailable):
+            _discard(models, checkpoint_prefix(order.tenant, order.job_id))
+        raise
+    else:
+        _discard(models, checkpoint_prefix(order.tenant, order.job_id))
+    finally:
+        shutil.rmtree(order.settings.work_dir / order.job_id, ignore_errors=True)
+
+
+def _discard(models: Bucket, prefix: str) -> None:
+    try:
+        # The manifest first: an artifact is gone before its files begin to go.
+        models.delete(prefix + MANIFEST)
+        models.delete_prefix(prefix)
+    except Unavailable:
+        # Later: sweep_checkpoints. An adapter's files without a manifest do not exist for anyone.
+        _log.warning("not_discarded", prefix=prefix, exc_info=True)
+
+
+def sweep_checkpoints(store: JobStore, models: Bucket) -> int:
+    """Delete the checkpoints of jobs that have ended without tidying up; return how many jobs'.
+
+    A job cancelled between two attempts, or failed by a reaper, has no worker to do it.
+
+    Raises:
+        Unavailable: the object store does not answer.
+    """
+    swept = 0
+    for tenant in models.folders(_CHECKPOINTS):
+        for job_id in models.folders(f"{_CHECKPOINTS}{tenant}/"):
+            try:
+                ended = store.get(job_id).status.terminal
+            except NotFound:
+                ended = True
+            if ended:
+                models.delete_prefix(checkpoint_prefix(tenant, job_id))
+                swept += 1
+    return swept

@@ -1,0 +1,170 @@
+"""Runs one training process to its end, whichever end that is, and says why it ended."""
+
+import os
+import signal
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import redis
+from pydantic import JsonValue
+
+from narrowcast import logs
+from narrowcast.errors import JobFailed, Unavailable
+from narrowcast.jobs.records import LeaseLost
+from narrowcast.jobs.running import Cancelled, Interrupted, RunningJob
+from narrowcast.training import TrainingMetrics
+from narrowcast_trainer.child import TrainingChild
+from narrowcast_trainer.memory import out_of_memory_kills
+from narrowcast_trainer.protocol import (
+    OUT_OF_MEMORY,
+    Completed,
+    Event,
+    Failed,
+    Measured,
+    Note,
+    Stopped,
+    TrainingOrder,
+)
+
+_log = logs.get(__name__)
+_POLL_S = 0.2
+_DRAIN_S = 5.0
+"""How long a dead process's pipes are read: something it started may hold them open."""
+
+
+class TrainingCrashed(Unavailable):
+    """The training process died without a reason of its own; the next attempt resumes."""
+
+    code = "training_crashed"
+
+
+class Supervision:
+    """Watches one training process for one job.
+
+    Stop order: SIGTERM ends the training after its step and leaves a checkpoint, SIGINT ends
+    it and leaves nothing; what still runs after ``stop_grace_s`` is killed, as is at once a
+    training whose lease is lost, because its successor may have started.
+    """
+
+    def __init__(
+        self,
+        running: RunningJob,
+        order: TrainingOrder,
+        should_stop: Callable[[], bool],
+        beat: Callable[[], None],
+    ) -> None:
+        self._running = running
+        self._order = order
+        self._should_stop = should_stop
+        self._beat = beat
+        self._unsent: deque[dict[str, Any]] = deque()
+        self._outcome: Completed | Stopped | Failed | None = None
+        self._stopping: type[Exception] | None = None
+        self._kill_at = float("inf")
+
+    def run(self) -> dict[str, JsonValue]:
+        """Train; return the result.
+
+        Raises:
+            JobFailed: for a reason that another attempt would meet again.
+            Unavailable: for one that it might not.
+            Cancelled: the user wanted it to stop.
+            Interrupted: the worker has to stop.
+            LeaseLost: the job is another worker's now.
+        """
+        kills_before = out_of_memory_kills()
+        with TrainingChild(self._order, _threads(self._order.settings.threads)) as child:
+            _log.info("training_process_started", pid=child.pid)
+            while (status := child.exit_status()) is None:
+                for event in child.events(_POLL_S):
+                    self._take(event)
+                self._stop_if_due(child)
+                self._send()
+            drain_until = time.monotonic() + _DRAIN_S
+            while not child.silent and time.monotonic() < drain_until:
+                for event in child.events(_POLL_S):
+                    self._take(event)
+            self._send()
+            _log.info("training_process_ended", exit_status=status, exception=child.last_exception)
+            return self._conclude(status, child.last_exception, out_of_memory_kills() > kills_before)
+
+    def _take(self, event: Event) -> None:
+        self._beat()
+        if isinstance(event, Note):
+            self._unsent.append({"message": event.message, "level": event.level, "data": event.data})
+        elif isinstance(event, Measured):
+            self._measured(event.metrics)
+        elif isinstance(event, Completed | Stopped | Failed):
+            self._outcome = event
+
+    def _measured(self, metrics: TrainingMetrics) -> None:
+        data = metrics.model_dump(exclude_none=True)
+        loss = metrics.valid_loss if metrics.train_loss is None else metrics.train_loss
+        name = "validation loss" if metrics.train_loss is None else "training loss"
+        message = f"step {metrics.step}/{metrics.total_steps}: {name}={loss:.4f}" if loss is not None else ""
+        self._unsent.append({"message": message, "type": "metrics", "data": data})
+        if self._stopping is None and metrics.train_loss is not None:
+            try:
+                self._running.progress(**data, at=time.time())
+            except (Cancelled, LeaseLost):
+                return  # seen again, and acted on, by _stop_if_due
+
+    def _send(self) -> None:
+        # Redis may be away for less than a lease lasts; the training goes on meanwhile, and
+        # what it said is sent afterwards.
+        while self._unsent and not self._running.lost.is_set():
+            try:
+                self._running.event(**self._unsent[0])
+            except redis.RedisError:
+                return
+            self._unsent.popleft()
+
+    def _stop_if_due(self, child: TrainingChild) -> None:
+        if self._running.lost.is_set():
+            if self._stopping is not LeaseLost:
+                self._stopping = LeaseLost
+                child.signal(signal.SIGKILL)
+        elif self._running.cancelled.is_set():
+            if self._stopping is not Cancelled:
+                self._request(child, signal.SIGINT, Cancelled)
+        elif self._stopping is None and self._should_stop():
+            self._request(child, signal.SIGTERM, Interrupted)
+        if time.monotonic() >= self._kill_at:
+            _log.warning("training_process_killed", after_s=self._order.settings.stop_grace_s)
+            self._kill_at = float("inf")
+            child.signal(signal.SIGKILL)
+
+    def _request(self, child: TrainingChild, number: signal.Signals, why: type[Exception]) -> None:
+        _log.info("training_stop_requested", reason=why.__name__)
+        self._stopping = why
+        self._kill_at = min(self._kill_at, time.monotonic() + self._order.settings.stop_grace_s)
+        child.signal(number)
+
+    def _conclude(self, status: int, exception: str | None, kernel_killed: bool) -> dict[str, JsonValue]:
+        if self._stopping is LeaseLost:
+            raise LeaseLost(f"job {self._order.job_id} is not run by this worker any more")
+        if self._stopping is Cancelled:
+            raise Cancelled
+        if isinstance(self._outcome, Completed):
+            return self._outcome.result
+        if isinstance(self._outcome, Failed):
+            kind = Unavailable if self._outcome.retry else JobFailed
+            raise kind(self._outcome.message, code=self._outcome.code, param=self._outcome.param)
+        if self._stopping is Interrupted or isinstance(self._outcome, Stopped):
+            raise Interrupted
+        if status == -signal.SIGKILL and kernel_killed:
+            raise JobFailed(OUT_OF_MEMORY, code="out_of_memory")
+        raise TrainingCrashed(_how_it_ended(status, exception))
+
+
+def _how_it_ended(status: int, exception: str | None) -> str:
+    if status < 0:
+        return f"the training process was ended by {signal.Signals(-status).name}"
+    detail = f" after {exception}" if exception else ""
+    return f"the training process ended with exit status {status}{detail}"
+
+
+def _threads(configured: int | None) -> int:
+    return configured or len(os.sched_getaffinity(0))

@@ -1,0 +1,82 @@
+"""What the worker tells a training process, and what that process reports.
+
+The order goes in over standard input, because it holds the object store's key; events come
+out as JSON lines over a pipe of their own, because libraries print what they like.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, Field, JsonValue, TypeAdapter, field_serializer
+
+from narrowcast.settings import StorageSettings
+from narrowcast.training import TrainingMetrics, TrainingSpec
+from narrowcast_trainer.settings import TrainingSettings
+
+OUT_OF_MEMORY = "the training ran out of memory; lower max_length, batch_size or rank"
+
+
+class TrainingOrder(BaseModel):
+    """Everything one training process needs to know."""
+
+    job_id: str
+    tenant: str
+    spec: TrainingSpec
+    settings: TrainingSettings
+    storage: StorageSettings
+    log_level: str = "INFO"
+
+    @field_serializer("storage", when_used="json")
+    def _reveal_secret(self, storage: StorageSettings) -> dict[str, Any]:
+        return storage.model_dump() | {"secret_key": storage.secret_key.get_secret_value()}
+
+
+class Tick(BaseModel):
+    """A sign of life."""
+
+    type: Literal["tick"] = "tick"
+
+
+class Note(BaseModel):
+    """Something for the user to read."""
+
+    type: Literal["note"] = "note"
+    message: str
+    level: Literal["info", "warn"] = "info"
+    data: dict[str, JsonValue] = {}
+
+
+class Measured(BaseModel):
+    """Metrics of a step or of a validation."""
+
+    type: Literal["measured"] = "measured"
+    metrics: TrainingMetrics
+
+
+class Completed(BaseModel):
+    """The adapter is published."""
+
+    type: Literal["completed"] = "completed"
+    result: dict[str, JsonValue]
+
+
+class Stopped(BaseModel):
+    """The training stopped because it was asked to."""
+
+    type: Literal["stopped"] = "stopped"
+    step: int | None = None
+    """Step of the checkpoint that it left, if it left one."""
+
+
+class Failed(BaseModel):
+    """The training failed, with a reason."""
+
+    type: Literal["failed"] = "failed"
+    code: str
+    message: str
+    param: str | None = None
+    retry: bool = False
+    """Whether another attempt may help."""
+
+
+Event = Tick | Note | Measured | Completed | Stopped | Failed
+EVENT: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="type")])

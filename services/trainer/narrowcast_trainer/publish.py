@@ -1,0 +1,111 @@
+"""Checks an adapter and publishes it: nothing vLLM would refuse, nothing that was not trained."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from narrowcast.adapters import (
+    ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
+    AdapterManifest,
+    BaseModelRef,
+    PromptRef,
+    adapter_prefix,
+    check_servable,
+)
+from narrowcast.artifacts import publish, read_manifest
+from narrowcast.errors import Conflict, JobFailed, NotFound
+from narrowcast.prompts import TEMPLATE_HASH, TEMPLATE_ID
+from narrowcast.storage import Bucket
+from narrowcast_trainer.protocol import TrainingOrder
+
+
+def published_result(models: Bucket, order: TrainingOrder) -> dict[str, Any] | None:
+    """Return the job's result if its adapter is published already, else None.
+
+    Raises:
+        Conflict: another job has published under this adapter id.
+    """
+    prefix = adapter_prefix(order.tenant, order.spec.adapter_id)
+    try:
+        manifest = read_manifest(models, prefix, AdapterManifest)
+    except NotFound:
+        return None
+    if manifest.job != order.job_id:
+        raise Conflict(f"adapter {manifest.id} exists already, made by job {manifest.job}")
+    return result_of(manifest)
+
+
+def result_of(manifest: AdapterManifest) -> dict[str, Any]:
+    """Return what the job's record says of its adapter."""
+    return {
+        "adapter_id": manifest.id,
+        "trained_tokens": int(manifest.metrics.get("trained_tokens", 0)),
+        "metrics": manifest.metrics,
+    }
+
+
+def publish_adapter(
+    models: Bucket,
+    order: TrainingOrder,
+    folder: Path,
+    *,
+    engine: str,
+    fingerprint: str,
+    default_instruction: str,
+    metrics: Mapping[str, float],
+) -> AdapterManifest:
+    """Check the adapter in ``folder`` (PEFT's format) and publish it; return its manifest.
+
+    Raises:
+        InvalidInput: vLLM would not serve it.
+        JobFailed: its weights are not finite, or are as untrained as at the start.
+        Unavailable: the object store does not answer.
+    """
+    config = json.loads((folder / ADAPTER_CONFIG).read_text())
+    check_servable(config, order.settings.max_lora_rank)
+    check_weights(folder / ADAPTER_WEIGHTS)
+    # PEFT writes the path on this node, which means nothing anywhere else.
+    config["base_model_name_or_path"] = order.spec.base_model
+    manifest = AdapterManifest(
+        id=order.spec.adapter_id,
+        tenant=order.tenant,
+        base=BaseModelRef(name=order.spec.base_model, fingerprint=fingerprint),
+        prompt=PromptRef(template=TEMPLATE_ID, hash=TEMPLATE_HASH, default_instruction=default_instruction),
+        rank=config["r"],
+        engine=engine,
+        dataset=order.spec.dataset,
+        job=order.job_id,
+        metrics=dict(metrics),
+    )
+    prefix = adapter_prefix(order.tenant, order.spec.adapter_id)
+    models.delete_prefix(prefix)  # an attempt that died here left files without a manifest
+    files: dict[str, Path | bytes] = {
+        ADAPTER_CONFIG: json.dumps(config, indent=1, sort_keys=True).encode(),
+        ADAPTER_WEIGHTS: folder / ADAPTER_WEIGHTS,
+    }
+    return publish(models, prefix, files, manifest)
+
+
+def check_weights(path: Path) -> None:
+    """Check the weights of an adapter.
+
+    B starts at zero, so an adapter whose every B is zero changes nothing.
+
+    Raises:
+        JobFailed: ``weights_not_finite`` or ``adapter_untrained``.
+    """
+    from safetensors import safe_open
+
+    trained = False
+    with safe_open(path, framework="pt") as tensors:
+        for name in tensors.keys():  # noqa: SIM118 - not a dict
+            tensor = tensors.get_tensor(name)
+            if not bool(tensor.isfinite().all()):
+                raise JobFailed(
+                    f"the adapter's weights are not finite, first in {name}", code="weights_not_finite"
+                )
+            trained = trained or (".lora_B." in name and bool(tensor.any()))
+    if not trained:
+        raise JobFailed("the training left the adapter as it was at the start", code="adapter_untrained")

@@ -1,0 +1,37 @@
+"""Settings of the trainer."""
+
+import tempfile
+from pathlib import Path
+
+from pydantic import BaseModel, Field
+
+from narrowcast.settings import Settings
+
+
+class TrainingSettings(BaseModel):
+    """How this node trains."""
+
+    models_dir: Path = Path("models")
+    """Base models lie at ``models_dir/<name>``, each a folder in Hugging Face's format."""
+    work_dir: Path = Path(tempfile.gettempdir()) / "narrowcast-trainer"
+    """Scratch: one folder a job while it runs. Nothing in it outlives the job."""
+    max_lora_rank: int = Field(64, ge=1)
+    """The inference servers' ``--max-lora-rank``; a job above it could never be served."""
+    checkpoint_every_s: float = Field(300.0, gt=0)
+    """Work that a lost process may cost. A checkpoint of an 8B base at r=64 is about 2 GB."""
+    keep_checkpoints: int = Field(2, ge=1)
+    """Complete ones kept: the newest, and those to fall back to if it turns out damaged."""
+    stop_grace_s: float = Field(90.0, gt=0)
+    """From the request to stop until the process is killed: one step, one checkpoint upload."""
+    threads: int | None = Field(None, ge=1)
+    """CPU threads of the training process; None takes every core this process may use."""
+    micro_batch_tokens: int | None = Field(None, ge=1)
+    """Tokens, padding included, in one forward pass; None: 8192 on CUDA, 1536 on a CPU."""
+    heartbeat_file: Path = Path(tempfile.gettempdir()) / "narrowcast-trainer.heartbeat"
+    """Touched while the worker idles and whenever its training moves; a liveness probe reads its age."""
+
+
+class TrainerSettings(Settings):
+    """Everything the worker and its training process need."""
+
+    trainer: TrainingSettings = TrainingSettings()

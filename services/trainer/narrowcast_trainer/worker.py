@@ -1,0 +1,109 @@
+"""The GPU worker: one job at a time, each in a training process of its own."""
+
+import os
+import signal
+import threading
+from functools import cache
+
+import redis
+from celery import Celery, signals
+
+from narrowcast import logs
+from narrowcast.connections import Connections, connect
+from narrowcast.errors import NarrowcastError
+from narrowcast.jobs.queue import GPU_QUEUE, TASKS, create_celery
+from narrowcast.jobs.reaper import Reaper
+from narrowcast.jobs.records import JobKind
+from narrowcast.jobs.running import RunningJob, run_job
+from narrowcast_trainer.deathsignal import set_parent_death_signal
+from narrowcast_trainer.heartbeat import Heartbeat
+from narrowcast_trainer.job import sweep_checkpoints, train
+from narrowcast_trainer.settings import TrainerSettings
+from narrowcast_trainer.stopping import StopRequest
+
+_log = logs.get(__name__)
+_HEARTBEAT_S = 5.0
+_CHECKPOINT_SWEEP_S = 600.0
+
+
+def create_worker(settings: TrainerSettings) -> Celery:
+    """Return the Celery application with its task.
+
+    Connections are opened after the fork, in the process that runs the tasks. On SIGTERM
+    Celery waits without limit for the task; ours ends within ``stop_grace_s``, because
+    the stop request reaches the training, and the job goes back to the queue.
+    """
+    app = create_celery(settings.redis)
+    # Celery would put a logger of its own on stdout and stderr.
+    app.conf.update(worker_redirect_stdouts=False)
+    stop = StopRequest()
+
+    @cache
+    def connections() -> Connections:
+        return connect(settings, app)
+
+    @app.task(name=TASKS[JobKind.TRAINING])  # type: ignore[untyped-decorator]
+    def run_training(job_id: str) -> None:
+        def handler(running: RunningJob) -> dict[str, object]:
+            return train(running, connections().storage.models, settings, stop.is_set)
+
+        with stop.on_sigterm():
+            run_job(connections().jobs, settings.jobs, job_id, handler)
+
+    @signals.setup_logging.connect(weak=False)  # type: ignore[untyped-decorator]
+    def keep_our_logging(**_: object) -> None:
+        """Celery leaves logging alone when somebody listens to this signal."""
+
+    @signals.worker_process_init.connect(weak=False)  # type: ignore[untyped-decorator]
+    def prepare_pool_process(**_: object) -> None:
+        # Its main process gone, a pool process must not go on alone: SIGTERM ends its job well.
+        set_parent_death_signal(signal.SIGTERM)
+
+    @signals.worker_shutting_down.connect(weak=False)  # type: ignore[untyped-decorator]
+    def pass_on_shutdown(**_: object) -> None:
+        stop.set()
+
+    @signals.worker_ready.connect(weak=False)  # type: ignore[untyped-decorator]
+    def start_background(sender: object, **_: object) -> None:
+        own = connect(settings, app)
+        Reaper(own.jobs, settings.jobs).start()
+        threading.Thread(target=_sweep, args=(own,), name="checkpoint-sweep", daemon=True).start()
+        heartbeat = Heartbeat(settings.trainer.heartbeat_file)
+        heartbeat.beat()
+        # In the consumer's own loop, so that a beat proves that the loop turns.
+        sender.timer.call_repeatedly(_HEARTBEAT_S, heartbeat.beat_if_idle)  # type: ignore[attr-defined]
+        _log.info("worker_ready", queue=GPU_QUEUE)
+
+    return app
+
+
+def _sweep(connections: Connections) -> None:
+    while True:
+        try:
+            if swept := sweep_checkpoints(connections.jobs, connections.storage.models):
+                _log.info("checkpoints_swept", jobs=swept)
+        except (NarrowcastError, redis.RedisError):
+            _log.warning("checkpoint_sweep_failed", exc_info=True)
+        threading.Event().wait(_CHECKPOINT_SWEEP_S)
+
+
+def run_worker(settings: TrainerSettings) -> int:
+    """Run until SIGTERM; return the exit status."""
+    app = create_worker(settings)
+    try:
+        app.worker_main(
+            [
+                "--quiet",
+                "worker",
+                "--pool=prefork",
+                "--concurrency=1",
+                f"--queues={GPU_QUEUE}",
+                f"--hostname=trainer-{os.getpid()}@%h",
+                "--without-gossip",
+                "--without-mingle",
+                f"--loglevel={settings.log_level}",
+            ]
+        )
+    except SystemExit as exit_:
+        return exit_.code if isinstance(exit_.code, int) else 1
+    return 0

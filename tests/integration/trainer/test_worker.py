@@ -1,0 +1,178 @@
+"""One job from the queue to its adapter, through a real worker; and every way it may be cut short."""
+
+import json
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from narrowcast.adapters import AdapterManifest, adapter_prefix, base_fingerprint
+from narrowcast.artifacts import read_manifest
+from narrowcast.jobs.records import JobStatus
+from narrowcast.prompts import TEMPLATE_HASH, instruction_for
+from narrowcast_trainer.heartbeat import Heartbeat
+from narrowcast_trainer.settings import TrainerSettings
+
+from .conftest import TOY, Desk, Worker, alive, rows
+
+Start = Callable[[], Worker]
+LINEAR = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
+EPOCHS = 12
+LONG: dict[str, Any] = {"n_epochs": EPOCHS}  # time enough to interfere
+
+
+def test_a_queued_job_becomes_an_adapter(
+    desk: Desk, start_worker: Start, models_dir: Path, trainer_settings: TrainerSettings
+) -> None:
+    dataset = desk.dataset(rows(10), rows(3, start=100))
+    submitted = desk.submit(dataset)
+    worker = start_worker()
+    job = desk.ended(submitted.id)
+
+    assert job.status is JobStatus.SUCCEEDED, job.error
+    adapter_id = job.spec["adapter_id"]
+    models = desk.connections.storage.models
+    manifest = read_manifest(models, adapter_prefix(desk.tenant, adapter_id), AdapterManifest)
+    assert set(manifest.files) == {"adapter_config.json", "adapter_model.safetensors"}
+    assert manifest.base.fingerprint == base_fingerprint(models_dir / TOY)
+    assert (manifest.base.name, manifest.rank, manifest.engine) == (TOY, 8, "peft")
+    assert manifest.prompt.hash == TEMPLATE_HASH
+    assert manifest.prompt.default_instruction == instruction_for("МРТ коленного сустава")
+    config = json.loads(models.get(adapter_prefix(desk.tenant, adapter_id) + "adapter_config.json"))
+    assert config["base_model_name_or_path"] == TOY
+    assert {name.rpartition(".")[2] for name in config["target_modules"]} == LINEAR
+
+    assert job.result["adapter_id"] == adapter_id
+    assert job.result["trained_tokens"] > 0
+    metrics = job.result["metrics"]
+    assert {"train_loss", "valid_loss", "seconds", "trained_tokens", "tokens_per_s"} <= set(metrics)
+    assert metrics["steps"] == 10
+    assert desk.checkpoints(job.id) == []
+    assert not (trainer_settings.trainer.work_dir / job.id).exists()
+
+    events = desk.connections.jobs.events(job.id, desk.tenant)
+    measured = [event.data for event in events if event.type == "metrics"]
+    assert any("train_loss" in data for data in measured)
+    assert [data["epoch"] for data in measured if "valid_loss" in data] == [1.0, 2.0]
+    assert measured[-1]["step"] == 10
+    assert any("training 10 steps" in event.message for event in events)
+
+    loaded = {pid: _maps(pid) for pid in _family(worker.process.pid)}
+    assert len(loaded) >= 2
+    assert not any("libtorch" in maps for maps in loaded.values())
+    assert Heartbeat(trainer_settings.trainer.heartbeat_file).is_fresh(60)
+    assert worker.terminate(20) == 0
+    assert any(line["event"] == "job_succeeded" and line["job_id"] == job.id for line in worker.lines())
+    # Neither what was trained on nor what libraries print about it.
+    assert "мениск" not in worker.log.read_text().lower()
+
+
+def test_cancelling_a_running_job_keeps_nothing(desk: Desk, start_worker: Start) -> None:
+    job = desk.submit(desk.dataset(rows(16)), hyper=LONG)
+    worker = start_worker()
+    desk.wait_for_event(job.id, "checkpoint at step")
+    desk.connections.jobs.request_cancel(job.id)
+    asked = time.monotonic()
+    ended = desk.ended(job.id)
+
+    assert ended.status is JobStatus.CANCELLED
+    assert time.monotonic() - asked < 15
+    assert desk.checkpoints(job.id) == []
+    assert desk.adapter(ended) == []
+    assert not any(alive(pid) for pid in worker.training_pids())
+
+
+def test_a_killed_worker_s_job_is_resumed_by_another(desk: Desk, start_worker: Start) -> None:
+    job = desk.submit(desk.dataset(rows(16)), hyper=LONG)
+    first = start_worker()
+    desk.wait_for_event(job.id, "checkpoint at step")
+    (training,) = first.training_pids()
+    first.kill_group()
+    deadline = time.monotonic() + 5
+    while alive(training):
+        assert time.monotonic() < deadline, "the training outlived its worker"
+        time.sleep(0.05)
+    assert desk.job(job.id).status is JobStatus.RUNNING
+
+    start_worker()
+    ended = desk.ended(job.id)
+    assert ended.status is JobStatus.SUCCEEDED, ended.error
+    assert ended.attempt == 2
+    assert any("resumed after step" in message for message in desk.events(job.id))
+    assert ended.result["metrics"]["steps"] == 8 * EPOCHS
+    assert len(desk.adapter(ended)) == 3
+    assert desk.checkpoints(job.id) == []
+
+
+def test_a_stopped_worker_hands_its_job_on(desk: Desk, start_worker: Start) -> None:
+    job = desk.submit(desk.dataset(rows(16)), hyper=LONG)
+    first = start_worker()
+    desk.wait_for_event(job.id, "step ")
+    (training,) = first.training_pids()
+    assert first.terminate(35) == 0
+
+    queued = desk.job(job.id)
+    assert queued.status is JobStatus.QUEUED
+    assert not alive(training)
+    assert any(key.endswith("manifest.json") for key in desk.checkpoints(job.id))
+
+    start_worker()
+    ended = desk.ended(job.id)
+    assert ended.status is JobStatus.SUCCEEDED, ended.error
+    assert any("resumed after step" in message for message in desk.events(job.id))
+
+
+def test_a_worker_whose_whole_group_is_terminated_hands_its_job_on(desk: Desk, start_worker: Start) -> None:
+    job = desk.submit(desk.dataset(rows(16)), hyper=LONG)
+    worker = start_worker()
+    desk.wait_for_event(job.id, "step ")
+    os.killpg(worker.process.pid, signal.SIGTERM)
+    worker.process.wait(35)
+    assert desk.job(job.id).status is JobStatus.QUEUED
+    assert any(key.endswith("manifest.json") for key in desk.checkpoints(job.id))
+
+
+def test_a_training_process_that_dies_is_started_again(desk: Desk, start_worker: Start) -> None:
+    job = desk.submit(desk.dataset(rows(16)), hyper=LONG)
+    worker = start_worker()
+    desk.wait_for_event(job.id, "checkpoint at step")
+    os.kill(worker.training_pids()[0], signal.SIGSEGV)
+    ended = desk.ended(job.id)
+    assert ended.status is JobStatus.SUCCEEDED, ended.error
+    assert ended.attempt == 2
+    assert any("resumed after step" in message for message in desk.events(job.id))
+
+
+REFUSED: list[tuple[str, str, dict[str, Any]]] = [
+    ("rows_too_long", TOY, {"max_length": 40}),
+    ("unknown_base_model", "no-such-base", {}),
+    ("unservable_adapter", TOY, {"rank": 128}),
+    ("engine_unavailable", TOY, {"engine": "unsloth"}),
+    ("loss_not_finite", TOY, {"learning_rate": 0.99, "learning_rate_multiplier": 100.0, "n_epochs": 50}),
+]
+
+
+def test_jobs_that_cannot_succeed_fail_at_once_with_their_reasons(desk: Desk, start_worker: Start) -> None:
+    dataset = desk.dataset(rows(4))
+    submitted = [(code, desk.submit(dataset, base, hyper)) for code, base, hyper in REFUSED]
+    submitted.append(("unknown_dataset", desk.submit("ds-0")))
+    start_worker()
+    for code, job in submitted:
+        ended = desk.ended(job.id)
+        assert ended.status is JobStatus.FAILED
+        assert ended.error is not None
+        assert ended.error.code == code
+        assert ended.attempt == 1
+        assert desk.adapter(ended) == []
+        assert desk.checkpoints(job.id) == []
+
+
+def _family(pid: int) -> list[int]:
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [pid, *(int(child) for child in children)]
+
+
+def _maps(pid: int) -> str:
+    return Path(f"/proc/{pid}/maps").read_text()

@@ -1,0 +1,113 @@
+"""What is trained is exactly what will be asked: tokens, masks, refusals."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from narrowcast.datasets import Row
+from narrowcast.errors import InvalidInput
+from narrowcast.prompts import completion_messages, prompt_messages
+from narrowcast_trainer.data import IGNORED, pad_id, stop_ids, tokenize
+
+
+@pytest.fixture(scope="module")
+def tokenizer(base_model: Path) -> Any:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(base_model)
+
+
+def _row(number: int = 1, output: str = "Мениск не изменён.\nСвязки целы.") -> Row:
+    return Row(instruction=" Опиши. ", input=f"Случай {number}", output=output)
+
+
+def _tokenize(tokenizer: Any, rows: list[Row], max_length: int = 512) -> Any:
+    stops = stop_ids(tokenizer, None)
+    return tokenize(rows, tokenizer, max_length=max_length, stop_ids=stops, split="train")
+
+
+def test_tokens_are_the_chat_template_s_and_labels_mask_exactly_the_prompt(tokenizer: Any) -> None:
+    rows = [_row(number) for number in range(3)]
+    for row, example in zip(rows, _tokenize(tokenizer, rows), strict=True):
+        prompt = prompt_messages(row.instruction, row.input)
+        answer = completion_messages(row.output)
+        asked = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=False)
+        whole = tokenizer.apply_chat_template(prompt + answer, return_dict=False)
+        assert example.input_ids == whole
+        assert whole[: len(asked)] == asked  # what vLLM makes of a request
+        assert example.labels == [IGNORED] * len(asked) + whole[len(asked) :]
+        assert tokenizer.eos_token_id in example.labels
+
+
+def test_trl_makes_the_same_labels_of_the_same_row(tokenizer: Any) -> None:
+    from datasets import Dataset
+    from trl.trainer.sft_config import SFTConfig
+    from trl.trainer.sft_trainer import SFTTrainer
+
+    row = _row()
+    data = Dataset.from_list(
+        [
+            {
+                "prompt": prompt_messages(row.instruction, row.input),
+                "completion": completion_messages(row.output),
+            }
+        ]
+    )
+    trainer: Any = SFTTrainer.__new__(SFTTrainer)
+    trainer.completion_only_loss = True
+    trainer.chat_template = None
+    trainer._is_vlm = False
+    trainer._tokenizer = tokenizer
+    config = SFTConfig(report_to="none", use_cpu=True, max_length=512)
+    prepared = trainer._prepare_dataset(data, tokenizer, config, False, None, "train")[0]
+    (example,) = _tokenize(tokenizer, [row])
+    assert prepared["input_ids"] == example.input_ids
+    assert prepared["labels"] == example.labels
+
+
+def test_too_long_rows_are_counted_and_named_not_cut_and_not_quoted(tokenizer: Any) -> None:
+    rows = [_row(1), _row(2, output="Секрет " * 300), _row(3), _row(4, output="Тайна " * 300)]
+    with pytest.raises(InvalidInput) as refused:
+        _tokenize(tokenizer, rows)
+    assert refused.value.code == "rows_too_long"
+    assert "2 rows of the train split" in refused.value.message
+    assert "rows 2, 4" in refused.value.message
+    assert "Секрет" not in refused.value.message
+
+
+def test_rows_with_nothing_to_train_are_refused(tokenizer: Any) -> None:
+    with pytest.raises(InvalidInput) as refused:
+        _tokenize(tokenizer, [_row(1), _row(2, output=" \n")])
+    assert refused.value.code == "empty_output"
+    assert refused.value.message.endswith("rows 2")
+
+
+def test_a_template_that_does_not_end_the_turn_is_refused(tokenizer: Any) -> None:
+    template = tokenizer.chat_template
+    try:
+        tokenizer.chat_template = "{% for m in messages %}{{ m['content'] + '\n' }}{% endfor %}"
+        with pytest.raises(InvalidInput) as refused:
+            _tokenize(tokenizer, [_row()])
+    finally:
+        tokenizer.chat_template = template
+    assert refused.value.code == "no_end_of_turn"
+
+
+def test_a_template_whose_prompt_is_no_prefix_is_refused(tokenizer: Any) -> None:
+    template = tokenizer.chat_template
+    try:
+        tokenizer.chat_template = "{{ messages[-1]['content'] }}<|im_end|>"
+        with pytest.raises(InvalidInput) as refused:
+            _tokenize(tokenizer, [_row()])
+    finally:
+        tokenizer.chat_template = template
+    assert refused.value.code == "chat_template_mismatch"
+
+
+def test_padding_is_not_the_end_of_turn(tokenizer: Any) -> None:
+    stops = stop_ids(tokenizer, None)
+    assert tokenizer.pad_token_id in stops  # which is why it must not be used
+    chosen = pad_id(tokenizer, stops)
+    assert chosen not in stops
+    assert chosen < len(tokenizer)

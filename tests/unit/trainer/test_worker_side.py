@@ -1,0 +1,125 @@
+"""The worker's processes stay light, and their small parts do what they say."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from narrowcast.errors import JobFailed, Unavailable
+from narrowcast.settings import StorageSettings
+from narrowcast.training import TrainingSpec
+from narrowcast_trainer.engines import create_engine
+from narrowcast_trainer.heartbeat import Heartbeat
+from narrowcast_trainer.memory import out_of_memory_kills
+from narrowcast_trainer.protocol import EVENT, Failed, Tick, TrainingOrder
+from narrowcast_trainer.reporter import Reporter
+from narrowcast_trainer.run import base_folder, reason_of
+from narrowcast_trainer.settings import TrainingSettings
+from narrowcast_trainer.stopping import StopRequest
+
+HEAVY = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "safetensors")
+
+
+def test_the_worker_imports_nothing_heavy() -> None:
+    check = "import sys, narrowcast_trainer.__main__, narrowcast_trainer.run; print(*sys.modules)"
+    modules = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True).stdout
+    assert not set(HEAVY) & set(modules.split())
+
+
+def test_the_order_carries_the_object_store_s_key_and_shows_it_to_nobody_else() -> None:
+    order = TrainingOrder(
+        job_id="ftjob-1",
+        tenant="t",
+        spec=TrainingSpec(base_model="b", dataset="ds-1", adapter_id="a-1"),
+        settings=TrainingSettings(),
+        storage=StorageSettings.model_validate({"secret_key": "geheim"}),
+    )
+    assert "geheim" not in repr(order)
+    received = TrainingOrder.model_validate_json(order.model_dump_json())
+    assert received.storage.secret_key.get_secret_value() == "geheim"
+
+
+def test_events_come_out_as_they_went_in() -> None:
+    reader, writer = os.pipe()
+    reporter = Reporter(writer)
+    reporter.note("привет", rows=3)
+    reporter.tick()
+    reporter.tick()  # within a second of the one before
+    reporter.send(Failed(code="c", message="m"))
+    os.close(writer)
+    with os.fdopen(reader, "rb") as pipe:
+        events = [EVENT.validate_json(line) for line in pipe]
+    assert [event.type for event in events] == ["note", "tick", "failed"]
+    assert isinstance(events[1], Tick)
+
+
+def test_a_base_model_is_looked_for_in_its_folder_only(tmp_path: Path) -> None:
+    (tmp_path / "models" / "org" / "base").mkdir(parents=True)
+    (tmp_path / "models" / "org" / "base" / "config.json").touch()
+    (tmp_path / "config.json").touch()
+    assert base_folder(tmp_path / "models", "org/base").name == "base"
+    for name in ("..", "../models/..", "missing", str(tmp_path)):
+        with pytest.raises(Exception, match="has no base model"):
+            base_folder(tmp_path / "models", name)
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "retry"),
+    [
+        (MemoryError(), "out_of_memory", False),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), "out_of_memory", False),
+        (OSError(28, "No space left on device"), "disk_full", False),
+        (RuntimeError("CUDA error: Пациент Иванов"), "training_crashed", True),
+        (ValueError("Пациент Иванов"), "training_crashed", False),
+        (Unavailable("no S3", code="storage_unavailable"), "storage_unavailable", True),
+        (JobFailed("bad", code="loss_not_finite"), "loss_not_finite", False),
+    ],
+)
+def test_reasons_name_a_code_and_never_quote(error: Exception, code: str, retry: bool) -> None:
+    reason = reason_of(error)
+    assert (reason.code, reason.retry) == (code, retry)
+    assert "Иванов" not in reason.message
+
+
+def test_an_engine_this_node_lacks_is_refused() -> None:
+    with pytest.raises(JobFailed) as refused:
+        create_engine("unsloth")
+    assert refused.value.code == "engine_unavailable"
+
+
+def test_the_heartbeat_of_an_idle_and_of_a_stuck_worker(tmp_path: Path) -> None:
+    heartbeat = Heartbeat(tmp_path / "run" / "heartbeat")
+    assert not heartbeat.is_fresh(10)
+    heartbeat.beat_if_idle()
+    assert heartbeat.is_fresh(10)
+    old = time.time() - 100
+    with heartbeat.busy():
+        os.utime(tmp_path / "run" / "heartbeat", (old, old))
+        heartbeat.beat_if_idle()  # the main loop turns, the training does not move
+        assert not heartbeat.is_fresh(10)
+        heartbeat.beat()
+        assert heartbeat.is_fresh(10)
+    os.utime(tmp_path / "run" / "heartbeat", (old, old))
+    heartbeat.beat_if_idle()
+    assert heartbeat.is_fresh(10)
+
+
+def test_a_stop_request_is_seen_across_a_fork() -> None:
+    stop = StopRequest()
+    assert not stop.is_set()
+    child = os.fork()
+    if child == 0:
+        deadline = time.monotonic() + 10
+        while not stop.is_set() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        os._exit(0 if stop.is_set() else 1)
+    stop.set()
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert stop.is_set()
+
+
+def test_the_kernel_s_count_is_a_number() -> None:
+    assert out_of_memory_kills() >= 0
