@@ -130,13 +130,16 @@ def fetch(bucket: Bucket, prefix: str, manifest: Manifest, destination: Path) ->
 
 
 def _download_verified(bucket: Bucket, key: str, path: Path, entry: FileEntry, artifact: str) -> None:
-    digest = hashlib.sha256()
+    digest, size = hashlib.sha256(), 0
     try:
         with path.open("wb") as file:
             for chunk in bucket.stream(key):
+                size += len(chunk)
+                if size > entry.size:
+                    break  # another object than was published: do not fill the disk with it
                 digest.update(chunk)
                 file.write(chunk)
     except NotFound as error:
         raise CorruptArtifact(f"{path.name} of {artifact} is missing", param=path.name) from error
-    if digest.hexdigest() != entry.sha256:
+    if size != entry.size or digest.hexdigest() != entry.sha256:
         raise CorruptArtifact(f"{path.name} of {artifact} does not match its checksum", param=path.name)

@@ -13,10 +13,10 @@ from typing import Any
 from narrowcast import logs
 from narrowcast.adapters import base_fingerprint
 from narrowcast.errors import InvalidInput, NarrowcastError, Unavailable
+from narrowcast.jobs.stopping import die_with
 from narrowcast.storage import Storage
 from narrowcast_trainer.checkpoints import Checkpoints
 from narrowcast_trainer.data import Rows, pad_id, read_rows, stop_ids, token_count, tokenize
-from narrowcast_trainer.deathsignal import die_with
 from narrowcast_trainer.engines import create_engine
 from narrowcast_trainer.engines.base import TrainingStopped, TrainingTask
 from narrowcast_trainer.protocol import OUT_OF_MEMORY, Completed, Failed, Stopped, TrainingOrder

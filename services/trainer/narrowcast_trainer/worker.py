@@ -15,11 +15,10 @@ from narrowcast.jobs.queue import GPU_QUEUE, TASKS, create_celery
 from narrowcast.jobs.reaper import Reaper
 from narrowcast.jobs.records import JobKind
 from narrowcast.jobs.running import RunningJob, run_job
-from narrowcast_trainer.deathsignal import set_parent_death_signal
+from narrowcast.jobs.stopping import StopRequest, set_parent_death_signal
 from narrowcast_trainer.heartbeat import Heartbeat
 from narrowcast_trainer.job import sweep_checkpoints, train
 from narrowcast_trainer.settings import TrainerSettings
-from narrowcast_trainer.stopping import StopRequest
 
 _log = logs.get(__name__)
 _HEARTBEAT_S = 5.0

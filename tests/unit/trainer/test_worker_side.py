@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from narrowcast.errors import JobFailed, Unavailable
+from narrowcast.jobs.stopping import StopRequest
 from narrowcast.settings import StorageSettings
 from narrowcast.training import TrainingSpec
 from narrowcast_trainer.engines import create_engine
@@ -18,7 +19,6 @@ from narrowcast_trainer.protocol import EVENT, Failed, Tick, TrainingOrder
 from narrowcast_trainer.reporter import Reporter
 from narrowcast_trainer.run import base_folder, reason_of
 from narrowcast_trainer.settings import TrainingSettings
-from narrowcast_trainer.stopping import StopRequest
 
 HEAVY = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "safetensors")
 

@@ -66,7 +66,7 @@ class Show:
         plotext.plot([step for step, _ in points], [loss for _, loss in points], marker="braille")
         plotext.title("training loss")
         plotext.xlabel("step")
-        self.console.print(plotext.build(), markup=False)
+        self.console.print(plotext.uncolorize(plotext.build()), markup=False)
 
     def side_by_side(self, texts: dict[str, str]) -> None:
         """Show texts next to each other."""
