@@ -22,8 +22,8 @@ install: $(VENV)/.installed ## Make the virtual environment with everything in i
 $(VENV)/.installed: requirements/cpu.txt $(PACKAGES:=/pyproject.toml)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet $(UV)
-	$(BIN)/python -m pip install --quiet --no-deps --no-index $(TORCH) 2>/dev/null \
-		|| $(BIN)/python -m pip install --quiet --no-deps --index-url $(TORCH_INDEX) $(TORCH)
+	$(BIN)/python -m pip install --no-deps --no-index $(TORCH) 2>/dev/null \
+		|| $(BIN)/python -m pip install --no-deps --index-url $(TORCH_INDEX) $(TORCH)
 	$(BIN)/uv pip install --python $(BIN)/python --no-deps --compile-bytecode --requirement requirements/cpu.txt
 	$(BIN)/uv pip install --python $(BIN)/python --no-deps --no-build-isolation $(PACKAGES:%=--editable ./%)
 	@touch $@

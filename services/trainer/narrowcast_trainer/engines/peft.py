@@ -44,7 +44,8 @@ class Precision:
             return cls(half, half)
         cpu = torch.cpu.get_capabilities()
         if cpu.get("avx512_bf16") or cpu.get("amx_bf16"):
-            # Not bf16 weights: bf16 products with float32 in between were up to 1.3 times faster.
+            # Not bf16 weights: float32 ones under bf16 autocast trained 212 tokens/s against 185
+            # (SmolLM2-135M, 8 rows of 256 tokens, two cores with AVX-512 BF16).
             return cls(torch.float32, torch.bfloat16)
         return cls(torch.float32, None)
 
