@@ -91,6 +91,7 @@ def configure(service: str, level: str = "INFO") -> None:
             ],
         )
     )
+    logging.captureWarnings(True)
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level)

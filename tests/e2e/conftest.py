@@ -44,9 +44,11 @@ def site(base_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     with LocalStack(folder, models=base_model.parent, environment=environment) as stack:
         stack.wait_until("the gateway", stack.gateway_ready, _START_S)
         key = stack.api_key("radiology")
-        client = openai.OpenAI(api_key=key, base_url=f"{stack.url}/v1", timeout=300, max_retries=0)
         headers = {"Authorization": f"Bearer {key}"}
-        with httpx.Client(base_url=stack.url, headers=headers, timeout=300) as http:
+        with (
+            openai.OpenAI(api_key=key, base_url=f"{stack.url}/v1", timeout=300, max_retries=0) as client,
+            httpx.Client(base_url=stack.url, headers=headers, timeout=300) as http,
+        ):
             yield Site(stack, http, client)
 
 

@@ -272,9 +272,9 @@ def test_no_log_holds_personal_data_or_report_text(site: Any, corpus: Any) -> No
 def test_logs_carry_ids(site: Any) -> None:
     for name, field in (("gateway", "request_id"), ("worker", "job_id"), ("trainer", "job_id")):
         lines = (site.stack.logs / f"{name}.log").read_text().splitlines()
-        objects = [json.loads(line) for line in lines if line.startswith("{")]
-        assert any(field in entry for entry in objects), name
-        assert len(objects) >= 0.9 * len(lines), f"{name} logs JSON"
+        # Celery prints this one itself.
+        lines = [line for line in lines if line and "Warm shutdown" not in line]
+        assert any(field in json.loads(line) for line in lines), name
 
 
 def test_nothing_is_left_running_after_the_stack_stops(site: Any) -> None:

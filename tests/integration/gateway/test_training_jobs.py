@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from narrowcast_gateway.settings import ServersSettings
+
 BASE = "smollm2-135m-instruct"
 ROW = {"instruction": "Опиши", "input": "Грыжа L4-L5", "output": "Грыжа 5 мм."}
 Error = Callable[..., dict[str, Any]]
@@ -119,6 +121,15 @@ def test_bad_jobs_are_refused_at_once(
     found = error(gateway.http.post("/v1/fine_tuning/jobs", json=body), status, code)
     assert found["param"] == param
     assert gateway.http.get("/v1/fine_tuning/jobs").json()["data"] == []
+
+
+def test_the_default_rank_is_one_that_is_served(gateway: Any, file_id: str) -> None:
+    gateway.services.training._servers = ServersSettings.model_validate(
+        {"bases": gateway.settings.servers.bases, "max_lora_rank": 16}
+    )
+    body = {"model": BASE, "training_file": file_id}
+    hyperparameters = gateway.http.post("/v1/fine_tuning/jobs", json=body).json()["hyperparameters"]
+    assert (hyperparameters["rank"], hyperparameters["alpha"]) == (16, 16)
 
 
 def test_events_are_paged_from_the_newest(gateway: Any, file_id: str) -> None:

@@ -19,7 +19,7 @@ _HYPERPARAMETERS = {
     # A 135M-parameter model on two cores in a few minutes: a small rank and a high rate. The
     # defaults are the paper's, for an 8B model on a GPU.
     "n_epochs": 2,
-    "batch_size": 4,
+    "batch_size": 2,
     "learning_rate": 2e-3,
     "rank": 16,
     "alpha": 32,

@@ -95,6 +95,11 @@ class Training:
         return events[:limit], len(events) > limit
 
     def _check(self, hyperparameters: dict[str, Any]) -> Hyperparameters:
+        if "rank" not in hyperparameters:
+            # The default must be servable: a site with little memory serves small ranks only.
+            default = Hyperparameters.model_fields["rank"].default
+            rank = min(default, self._servers.max_lora_rank)
+            hyperparameters = {"alpha": rank} | hyperparameters | {"rank": rank}
         try:
             checked = Hyperparameters.model_validate(hyperparameters)
         except ValidationError as error:
