@@ -1,7 +1,6 @@
 """``python -m narrowcast_trainer`` runs the worker; with ``--alive SECONDS`` it checks one that runs."""
 
 import argparse
-import logging
 import sys
 
 from narrowcast import logs
@@ -24,7 +23,6 @@ def main(arguments: list[str] | None = None) -> int:
     if options.alive is not None:
         return 0 if Heartbeat(settings.trainer.heartbeat_file).is_fresh(options.alive) else 1
     logs.configure("trainer", settings.log_level)
-    logging.captureWarnings(True)  # Celery warns on stderr, in plain text
     return run_worker(settings)
 
 
