@@ -12,7 +12,7 @@ MODELS ?= .local/models
 MODEL := $(MODELS)/smollm2-135m-instruct/config.json
 
 .DEFAULT_GOAL := help
-.PHONY: help install model demo test lint format types unit contract integration e2e openapi lock clean
+.PHONY: help install model demo test lint format types unit contract integration e2e bench openapi lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -59,6 +59,9 @@ integration: install model ## Against a real Valkey, S3, Celery and vLLM
 
 e2e: install model ## Documents in, a served adapter out, in short
 	$(BIN)/pytest tests/e2e
+
+bench: install ## Scores and speed of preprocessing against the generator's truth
+	$(BIN)/python benchmarks/preprocessing.py
 
 openapi: install ## Write docs/openapi.json from the code
 	$(BIN)/python -m narrowcast_gateway.openapi docs/openapi.json

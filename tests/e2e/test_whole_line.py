@@ -56,9 +56,23 @@ def test_documents_become_a_dataset_without_personal_data(site: Any, corpus: Any
     assert not leaked
 
 
-def test_a_wrong_dataset_is_refused_and_a_queued_job_cancelled(site: Any) -> None:
+def test_a_dataset_that_does_not_exist_is_refused(site: Any) -> None:
     with pytest.raises(openai.NotFoundError):
         site.openai.fine_tuning.jobs.create(model=site.stack.base_model, training_file="dataset-" + "0" * 24)
+
+
+def test_the_official_client_handles_files_and_jobs(site: Any) -> None:
+    row = {"instruction": "Опиши", "input": "Норма", "output": "Без особенностей."}
+    data = (json.dumps(row, ensure_ascii=False) + "\n").encode()
+    file = site.openai.files.create(file=("rows.jsonl", data), purpose="fine-tune")
+    assert site.openai.files.retrieve(file.id).bytes == len(data)
+    assert file.id in [listed.id for listed in site.openai.files.list()]
+    assert site.openai.files.content(file.id).read() == data
+    job = site.openai.fine_tuning.jobs.create(model=site.stack.base_model, training_file=file.id)
+    cancelled = site.openai.fine_tuning.jobs.cancel(job.id)
+    assert follow(site.http, f"/v1/fine_tuning/jobs/{job.id}", 120)["status"] == "cancelled"
+    assert cancelled.id in [listed.id for listed in site.openai.fine_tuning.jobs.list(limit=1)]
+    assert site.openai.files.delete(file.id).deleted
 
 
 def test_training_survives_kill_9_of_its_process_group(site: Any) -> None:

@@ -1,6 +1,5 @@
 """The CPU worker: preprocessing and evaluation, ``python -m narrowcast_gateway.worker``."""
 
-import signal
 import sys
 from functools import cache
 
@@ -8,11 +7,11 @@ from celery import Celery, signals
 
 from narrowcast import logs
 from narrowcast.connections import connect
-from narrowcast.jobs.queue import CPU_QUEUE, TASKS, create_celery
+from narrowcast.jobs.queue import CPU_QUEUE, TASKS
 from narrowcast.jobs.reaper import Reaper
 from narrowcast.jobs.records import JobKind
 from narrowcast.jobs.running import Handler, RunningJob, run_job
-from narrowcast.jobs.stopping import StopRequest, set_parent_death_signal
+from narrowcast.jobs.worker import create_worker_app, run_worker_app
 from narrowcast_gateway.corpora.janitor import DocumentJanitor
 from narrowcast_gateway.corpora.job import preprocess
 from narrowcast_gateway.evaluation.job import evaluate
@@ -25,10 +24,7 @@ def create_worker(settings: GatewaySettings) -> Celery:
 
     Connections are opened in the process that runs the tasks, never before the fork.
     """
-    app = create_celery(settings.redis)
-    # Celery would put a logger of its own on stdout and stderr.
-    app.conf.update(worker_redirect_stdouts=False)
-    stop = StopRequest()
+    app, stop = create_worker_app(settings.redis)
 
     @cache
     def services() -> Services:
@@ -49,19 +45,6 @@ def create_worker(settings: GatewaySettings) -> Celery:
 
         run(job_id, handler)
 
-    @signals.setup_logging.connect(weak=False)  # type: ignore[untyped-decorator]
-    def keep_our_logging(**_: object) -> None:
-        """Celery leaves logging alone when somebody listens to this signal."""
-
-    @signals.worker_process_init.connect(weak=False)  # type: ignore[untyped-decorator]
-    def prepare_pool_process(**_: object) -> None:
-        # Its main process gone, a pool process must not go on alone.
-        set_parent_death_signal(signal.SIGTERM)
-
-    @signals.worker_shutting_down.connect(weak=False)  # type: ignore[untyped-decorator]
-    def pass_on_shutdown(**_: object) -> None:
-        stop.set()
-
     @signals.worker_ready.connect(weak=False)  # type: ignore[untyped-decorator]
     def start_background(**_: object) -> None:
         connections = connect(settings, app)
@@ -75,18 +58,13 @@ def main() -> None:
     """Run until SIGTERM; jobs in progress go back to the queue, to be started again."""
     settings = GatewaySettings()
     logs.configure("gateway-worker", settings.log_level)
-    app = create_worker(settings)
     sys.exit(
-        app.worker_main(
-            [
-                "--quiet",
-                "worker",
-                f"--queues={CPU_QUEUE}",
-                f"--concurrency={settings.worker.concurrency}",
-                "--without-gossip",
-                "--without-mingle",
-                f"--loglevel={settings.log_level}",
-            ]
+        run_worker_app(
+            create_worker(settings),
+            name="worker",
+            queue=CPU_QUEUE,
+            concurrency=settings.worker.concurrency,
+            log_level=settings.log_level,
         )
     )
 

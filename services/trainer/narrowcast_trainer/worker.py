@@ -1,7 +1,5 @@
 """The GPU worker: one job at a time, each in a training process of its own."""
 
-import os
-import signal
 import threading
 from functools import cache
 
@@ -11,11 +9,11 @@ from celery import Celery, signals
 from narrowcast import logs
 from narrowcast.connections import Connections, connect
 from narrowcast.errors import NarrowcastError
-from narrowcast.jobs.queue import GPU_QUEUE, TASKS, create_celery
+from narrowcast.jobs.queue import GPU_QUEUE, TASKS
 from narrowcast.jobs.reaper import Reaper
 from narrowcast.jobs.records import JobKind
 from narrowcast.jobs.running import RunningJob, run_job
-from narrowcast.jobs.stopping import StopRequest, set_parent_death_signal
+from narrowcast.jobs.worker import create_worker_app, run_worker_app
 from narrowcast_trainer.heartbeat import Heartbeat
 from narrowcast_trainer.job import sweep_checkpoints, train
 from narrowcast_trainer.settings import TrainerSettings
@@ -32,10 +30,7 @@ def create_worker(settings: TrainerSettings) -> Celery:
     Celery waits without limit for the task; ours ends within ``stop_grace_s``, because
     the stop request reaches the training, and the job goes back to the queue.
     """
-    app = create_celery(settings.redis)
-    # Celery would put a logger of its own on stdout and stderr.
-    app.conf.update(worker_redirect_stdouts=False)
-    stop = StopRequest()
+    app, stop = create_worker_app(settings.redis)
 
     @cache
     def connections() -> Connections:
@@ -48,19 +43,6 @@ def create_worker(settings: TrainerSettings) -> Celery:
 
         with stop.on_sigterm():
             run_job(connections().jobs, settings.jobs, job_id, handler)
-
-    @signals.setup_logging.connect(weak=False)  # type: ignore[untyped-decorator]
-    def keep_our_logging(**_: object) -> None:
-        """Celery leaves logging alone when somebody listens to this signal."""
-
-    @signals.worker_process_init.connect(weak=False)  # type: ignore[untyped-decorator]
-    def prepare_pool_process(**_: object) -> None:
-        # Its main process gone, a pool process must not go on alone: SIGTERM ends its job well.
-        set_parent_death_signal(signal.SIGTERM)
-
-    @signals.worker_shutting_down.connect(weak=False)  # type: ignore[untyped-decorator]
-    def pass_on_shutdown(**_: object) -> None:
-        stop.set()
 
     @signals.worker_ready.connect(weak=False)  # type: ignore[untyped-decorator]
     def start_background(sender: object, **_: object) -> None:
@@ -88,21 +70,6 @@ def _sweep(connections: Connections) -> None:
 
 def run_worker(settings: TrainerSettings) -> int:
     """Run until SIGTERM; return the exit status."""
-    app = create_worker(settings)
-    try:
-        app.worker_main(
-            [
-                "--quiet",
-                "worker",
-                "--pool=prefork",
-                "--concurrency=1",
-                f"--queues={GPU_QUEUE}",
-                f"--hostname=trainer-{os.getpid()}@%h",
-                "--without-gossip",
-                "--without-mingle",
-                f"--loglevel={settings.log_level}",
-            ]
-        )
-    except SystemExit as exit_:
-        return exit_.code if isinstance(exit_.code, int) else 1
-    return 0
+    return run_worker_app(
+        create_worker(settings), name="trainer", queue=GPU_QUEUE, concurrency=1, log_level=settings.log_level
+    )
