@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import APIRouter, FastAPI
+from fastapi_offline import FastAPIOffline
 
 from narrowcast import logs
 from narrowcast.connections import connect
@@ -35,7 +36,9 @@ def create_app(settings: GatewaySettings) -> FastAPI:
             app.state.services = create_services(settings, connect(settings), http)
             yield
 
-    app = FastAPI(
+    # The reference page with its scripts: a hospital's network has no CDN.
+    app = FastAPIOffline(
+        redoc_url=None,
         title="Narrowcast",
         version="0.1.0",
         description=_DESCRIPTION,

@@ -1,5 +1,6 @@
 """Every endpoint wants a key, and a key opens its tenant's things only."""
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -99,5 +100,17 @@ def test_what_does_not_exist_is_404_and_not_repeated(gateway: Any, path: str) ->
 
 
 def test_all_routes_have_documented_answers(gateway: Any) -> None:
-    routes = [route for route in gateway.http.app.routes if isinstance(route, APIRoute)]
+    routes = [
+        route for route in gateway.http.app.routes if isinstance(route, APIRoute) and route.include_in_schema
+    ]
+    assert routes
     assert all(route.description for route in routes)
+
+
+def test_the_reference_page_needs_nothing_from_outside(gateway: Any) -> None:
+    page = gateway.http.get("/docs").text
+    sources = re.findall(r'(?:src|href)="([^"]+)"', page)
+    assert sources
+    for source in sources:
+        assert source.startswith("/"), source
+        assert gateway.http.get(source).status_code == 200
