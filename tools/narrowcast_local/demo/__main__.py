@@ -23,8 +23,10 @@ def main() -> int:
     options = parser.parse_args()
     once = os.environ.get("DEMO_ONCE") == "1"
 
-    # Whoever sends SIGTERM wants the stack gone too.
-    signal.signal(signal.SIGTERM, _interrupt)
+    # Whoever sends SIGTERM wants the stack gone too. SIGINT as well, since a shell that starts a
+    # command in the background has it ignored.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
     show, report = Show(), DemoReport()
     stack = LocalStack(options.folder.resolve(), models=options.models.resolve())
     try:

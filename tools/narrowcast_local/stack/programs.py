@@ -6,6 +6,10 @@ from dataclasses import dataclass, field
 from io import StringIO
 from pathlib import Path
 
+# A training step or a request may be in progress, but everything under the folder is thrown
+# away: Ctrl-C should not take long.
+_STOP_WAIT_S = 8
+
 
 @dataclass(frozen=True)
 class Program:
@@ -14,7 +18,8 @@ class Program:
     name: str
     command: Sequence[str]
     environment: dict[str, str] = field(default_factory=dict)
-    stop_wait_s: int = 10
+    store: bool = False
+    """Stores come up first and go down last; the others start and stop side by side."""
 
 
 def supervisor_config(folder: Path, programs: Sequence[Program]) -> str:
@@ -36,16 +41,15 @@ def supervisor_config(folder: Path, programs: Sequence[Program]) -> str:
         "supervisor.rpcinterface_factory": "supervisor.rpcinterface:make_main_rpcinterface"
     }
     config["supervisorctl"] = {"serverurl": socket}
-    for priority, program in enumerate(programs):
+    for program in programs:
         config[f"program:{program.name}"] = {
             "command": " ".join(_quote(part) for part in program.command),
             "environment": ",".join(f"{key}={_quote(value)}" for key, value in program.environment.items()),
-            # Stores come up first and go down last.
-            "priority": str(priority),
+            "priority": "1" if program.store else "2",
             "autorestart": "true",
             "startsecs": "2",
             "startretries": "5",
-            "stopwaitsecs": str(program.stop_wait_s),
+            "stopwaitsecs": str(_STOP_WAIT_S),
             "stopasgroup": "false",
             "killasgroup": "true",
             "redirect_stderr": "true",

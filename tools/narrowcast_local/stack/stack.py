@@ -93,12 +93,12 @@ class LocalStack:
                 servers.seaweedfs(
                     self.folder / "s3", self._s3_port, s3_settings.access_key, self._s3_secret
                 ).command,
-                stop_wait_s=3,  # it takes 18 s to stop in its own way, and the folder is thrown away
+                store=True,
             ),
             Program("gateway", [python, "-m", "narrowcast_gateway"]),
             Program("worker", [python, "-m", "narrowcast_gateway.worker"]),
-            Program("trainer", [python, "-m", "narrowcast_trainer"], stop_wait_s=30),
-            Program("inference", [python, "-m", "narrowcast_inference"], inference, stop_wait_s=20),
+            Program("trainer", [python, "-m", "narrowcast_trainer"]),
+            Program("inference", [python, "-m", "narrowcast_inference"], inference),
         ]
 
     # -- life ----------------------------------------------------------------------------
