@@ -19,8 +19,11 @@ def test_a_program_keeps_its_words_and_its_percent_signs(tmp_path: Path) -> None
     assert section["autorestart"] == "true"
 
 
-def test_free_ports_leave_room_for_grpc() -> None:
-    assert servers.free_port(with_grpc=True) + 10_000 <= 65_535
+def test_ports_are_given_once_and_lie_below_those_of_outgoing_connections() -> None:
+    first_ephemeral = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    ports = [servers.free_port(with_grpc=True) for _ in range(50)]
+    assert len(set(ports)) == len(ports)
+    assert max(ports) + 10_000 < first_ephemeral
 
 
 def test_no_process_gets_a_default_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

