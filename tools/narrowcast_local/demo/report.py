@@ -30,7 +30,7 @@ class DemoReport(BaseModel):
     rouge: dict[str, dict[str, float]] = Field(default_factory=dict)
     """F1 as a fraction, by contestant (``base``, ``adapter``, ``nearest-report``) and metric."""
     time_to_first_token_s: float | None = None
-    """From the job's success to the new adapter's first token, loading from S3 included."""
+    """From the first request that names the new adapter to its first token, loading from S3 included."""
     training: dict[str, float] = Field(default_factory=dict)
 
     @contextmanager
