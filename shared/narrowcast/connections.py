@@ -26,7 +26,7 @@ class Connections:
 def connect(settings: Settings, celery: Celery | None = None) -> Connections:
     """Return connections; nothing is sent yet, so a store that is down shows at the first use."""
     client: redis.Redis = redis.Redis.from_url(
-        settings.redis.url.get_secret_value(),
+        settings.redis.dsn,
         decode_responses=True,
         socket_timeout=_TIMEOUT_S,
         socket_connect_timeout=_TIMEOUT_S,

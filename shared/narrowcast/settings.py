@@ -1,15 +1,23 @@
 """Settings every service shares: nested models under the prefix ``NARROWCAST_``.
 
-``NARROWCAST_REDIS__URL=redis://…`` sets ``settings.redis.url``. A service adds its own
-section by subclassing :class:`Settings`, or :class:`CommonSettings` if it knows of no jobs.
-Everything is validated when the process starts; in production a default secret stops it there.
+``NARROWCAST_REDIS__URL=redis://…`` sets ``settings.redis.url``, as does a file of that name
+under ``/run/secrets``, where Docker and Kubernetes put secrets (``NARROWCAST_SECRETS_DIR`` names
+another folder); the environment wins. A service adds its own section by subclassing
+:class:`Settings`, or :class:`CommonSettings` if it knows of no jobs. Everything is validated
+when the process starts; in production a default secret stops it there.
 """
 
+import os
 from typing import Literal, Self
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from pydantic import BaseModel, Field, SecretStr, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    NestedSecretsSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
 
 DEVELOPMENT_SECRET = "narrowcast-development-only"  # noqa: S105 - refused in production
 _MINIO_DEFAULT_SECRET = "minioadmin"  # noqa: S105 - refused in production
@@ -20,11 +28,22 @@ class RedisSettings(BaseModel):
 
     url: SecretStr = SecretStr("redis://127.0.0.1:6379/0")
     """May hold the password, hence a secret."""
+    password: SecretStr | None = None
+    """Of the URL's user, if the URL has none: a secret file then holds it alone."""
+
+    @property
+    def dsn(self) -> str:
+        """The URL with the password in it. Not for logs."""
+        url = urlsplit(self.url.get_secret_value())
+        if url.password or self.password is None:
+            return url.geturl()
+        user = f"{url.username or ''}:{quote(self.password.get_secret_value(), safe='')}"
+        return url._replace(netloc=f"{user}@{url.netloc.rpartition('@')[2]}").geturl()
 
     @property
     def has_password(self) -> bool:
-        """Whether the URL names a password."""
-        return bool(urlsplit(self.url.get_secret_value()).password)
+        """Whether there is a password, in the URL or beside it."""
+        return bool(urlsplit(self.dsn).password)
 
 
 class StorageSettings(BaseModel):
@@ -56,6 +75,14 @@ class JobSettings(BaseModel):
     """A finished record stays in Redis this long after its copy in S3 was written."""
 
 
+class MetricsSettings(BaseModel):
+    """Where a process shows its metrics to Prometheus: a port of its own, never the public one."""
+
+    host: str = "127.0.0.1"
+    port: int = Field(0, ge=0, le=65535)
+    """0 shows none."""
+
+
 class CommonSettings(BaseSettings):
     """What every service needs; all that inference needs of ours."""
 
@@ -66,6 +93,24 @@ class CommonSettings(BaseSettings):
     environment: Literal["development", "production"] = "development"
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     storage: StorageSettings = StorageSettings()
+    metrics: MetricsSettings = MetricsSettings()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Read secrets from files as well."""
+        secrets = NestedSecretsSettingsSource(
+            file_secret_settings,
+            secrets_dir=os.environ.get("NARROWCAST_SECRETS_DIR", "/run/secrets"),
+            secrets_dir_missing="ok",
+        )
+        return init_settings, env_settings, secrets
 
     def default_secrets(self) -> list[str]:
         """Return what is wrong with the secrets, for production."""
@@ -90,5 +135,5 @@ class Settings(CommonSettings):
         """Return what is wrong with the secrets, for production."""
         problems = super().default_secrets()
         if not self.redis.has_password:
-            problems.append("NARROWCAST_REDIS__URL has no password")
+            problems.append("NARROWCAST_REDIS__PASSWORD is not set")
         return problems

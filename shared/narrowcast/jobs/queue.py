@@ -37,7 +37,7 @@ class JobQueue(Protocol):
 
 def create_celery(settings: RedisSettings) -> Celery:
     """Return a Celery application on our broker, without tasks."""
-    app = Celery("narrowcast", broker=settings.url.get_secret_value(), set_as_current=False)
+    app = Celery("narrowcast", broker=settings.dsn, set_as_current=False)
     app.conf.update(
         task_serializer="json",
         accept_content=["json"],

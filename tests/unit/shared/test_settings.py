@@ -1,9 +1,11 @@
 """Settings: nested, validated at the start, no default secrets in production."""
 
+from pathlib import Path
+
 import pytest
 from pydantic import ValidationError
 
-from narrowcast.settings import DEVELOPMENT_SECRET, Settings
+from narrowcast.settings import DEVELOPMENT_SECRET, RedisSettings, Settings
 
 
 def test_nested_variables(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -26,7 +28,7 @@ def test_a_bad_value_stops_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
         (DEVELOPMENT_SECRET, "redis://:pw@h:1/0", "SECRET_KEY"),
         ("minioadmin", "redis://:pw@h:1/0", "SECRET_KEY"),
         ("", "redis://:pw@h:1/0", "SECRET_KEY"),
-        ("real", "redis://h:1/0", "REDIS__URL"),
+        ("real", "redis://h:1/0", "REDIS__PASSWORD"),
     ],
 )
 def test_production_refuses_default_secrets(
@@ -46,3 +48,37 @@ def test_production_starts_with_real_secrets(monkeypatch: pytest.MonkeyPatch) ->
     settings = Settings()
     assert "a-real-secret" not in repr(settings)
     assert ":pw@" not in repr(settings)
+
+
+def test_secrets_come_from_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "NARROWCAST_STORAGE__SECRET_KEY").write_text("from-a-file\n")
+    (tmp_path / "NARROWCAST_REDIS__PASSWORD").write_text("p@ss/word")
+    (tmp_path / "unrelated").write_text("x")
+    monkeypatch.setenv("NARROWCAST_SECRETS_DIR", str(tmp_path))
+    monkeypatch.setenv("NARROWCAST_ENVIRONMENT", "production")
+    monkeypatch.setenv("NARROWCAST_STORAGE__ENDPOINT", "s3.example:9000")
+    monkeypatch.setenv("NARROWCAST_REDIS__URL", "redis://redis:6379/0")
+    settings = Settings()
+    assert settings.storage.secret_key.get_secret_value() == "from-a-file"
+    assert settings.storage.endpoint == "s3.example:9000", "the rest of a section comes from elsewhere"
+    assert settings.redis.dsn == "redis://:p%40ss%2Fword@redis:6379/0"
+    assert "p@ss" not in repr(settings)
+
+
+def test_the_environment_wins_over_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "NARROWCAST_STORAGE__SECRET_KEY").write_text("from-a-file")
+    monkeypatch.setenv("NARROWCAST_SECRETS_DIR", str(tmp_path))
+    monkeypatch.setenv("NARROWCAST_STORAGE__SECRET_KEY", "from-the-environment")
+    assert Settings().storage.secret_key.get_secret_value() == "from-the-environment"
+
+
+@pytest.mark.parametrize(
+    ("url", "dsn"),
+    [
+        ("redis://h:1/0", "redis://:pw@h:1/0"),
+        ("redis://user@h:1/0", "redis://user:pw@h:1/0"),
+        ("rediss://:own@h:1/2", "rediss://:own@h:1/2"),
+    ],
+)
+def test_the_password_joins_the_url(url: str, dsn: str) -> None:
+    assert RedisSettings.model_validate({"url": url, "password": "pw"}).dsn == dsn
