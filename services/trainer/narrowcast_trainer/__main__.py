@@ -4,7 +4,7 @@ import argparse
 import sys
 
 from narrowcast import logs
-from narrowcast_trainer.heartbeat import Heartbeat
+from narrowcast.jobs.heartbeat import Heartbeat
 from narrowcast_trainer.settings import TrainerSettings
 from narrowcast_trainer.worker import run_worker
 
@@ -18,12 +18,17 @@ def main(arguments: list[str] | None = None) -> int:
         metavar="SECONDS",
         help="start nothing; exit 0 if the worker of this node, or the training it runs, moved this recently",
     )
+    parser.add_argument(
+        "--one-job",
+        action="store_true",
+        help="run one job and exit 0; exit 0 as well if none comes within a minute",
+    )
     options = parser.parse_args(arguments)
     settings = TrainerSettings()
     if options.alive is not None:
         return 0 if Heartbeat(settings.trainer.heartbeat_file).is_fresh(options.alive) else 1
     logs.configure("trainer", settings.log_level)
-    return run_worker(settings)
+    return run_worker(settings, one_job=options.one_job)
 
 
 if __name__ == "__main__":

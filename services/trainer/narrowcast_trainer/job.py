@@ -9,12 +9,12 @@ from narrowcast import logs
 from narrowcast.adapters import adapter_prefix, check_servable, checkpoint_prefix
 from narrowcast.artifacts import MANIFEST
 from narrowcast.errors import Conflict, NarrowcastError, NotFound, Unavailable
+from narrowcast.jobs.heartbeat import Heartbeat
 from narrowcast.jobs.records import LeaseLost
 from narrowcast.jobs.running import Cancelled, RunningJob
 from narrowcast.jobs.store import JobStore
 from narrowcast.storage import Bucket
 from narrowcast.training import TrainingSpec
-from narrowcast_trainer.heartbeat import Heartbeat
 from narrowcast_trainer.process import Supervision
 from narrowcast_trainer.protocol import TrainingOrder
 from narrowcast_trainer.publish import published_result

@@ -9,18 +9,20 @@ from celery import Celery, signals
 from narrowcast import logs
 from narrowcast.connections import Connections, connect
 from narrowcast.errors import NarrowcastError
+from narrowcast.jobs.heartbeat import Heartbeat
+from narrowcast.jobs.one_job import end_after_one_job
 from narrowcast.jobs.queue import GPU_QUEUE, TASKS
 from narrowcast.jobs.reaper import Reaper
 from narrowcast.jobs.records import JobKind
 from narrowcast.jobs.running import RunningJob, run_job
 from narrowcast.jobs.worker import create_worker_app, run_worker_app
-from narrowcast_trainer.heartbeat import Heartbeat
 from narrowcast_trainer.job import sweep_checkpoints, train
 from narrowcast_trainer.settings import TrainerSettings
 
 _log = logs.get(__name__)
 _HEARTBEAT_S = 5.0
 _CHECKPOINT_SWEEP_S = 600.0
+_WAIT_FOR_THE_JOB_S = 60.0
 
 
 def create_worker(settings: TrainerSettings) -> Celery:
@@ -68,8 +70,10 @@ def _sweep(connections: Connections) -> None:
         threading.Event().wait(_CHECKPOINT_SWEEP_S)
 
 
-def run_worker(settings: TrainerSettings) -> int:
-    """Run until SIGTERM; return the exit status."""
+def run_worker(settings: TrainerSettings, *, one_job: bool = False) -> int:
+    """Run until SIGTERM, or until the first job has ended; return the exit status."""
+    if one_job:
+        end_after_one_job(GPU_QUEUE, _WAIT_FOR_THE_JOB_S)
     return run_worker_app(
         create_worker(settings), name="trainer", queue=GPU_QUEUE, concurrency=1, log_level=settings.log_level
     )

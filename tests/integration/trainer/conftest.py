@@ -174,6 +174,7 @@ class Worker:
 
     settings: TrainerSettings
     log: Path
+    arguments: tuple[str, ...] = ()
     process: subprocess.Popen[bytes] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -193,7 +194,7 @@ class Worker:
         }
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "narrowcast_trainer"],
+                [sys.executable, "-m", "narrowcast_trainer", *self.arguments],
                 env=os.environ | environment,
                 stdout=subprocess.DEVNULL,  # Celery says there, in plain words, that it shuts down
                 stderr=log,
@@ -220,12 +221,12 @@ class Worker:
 
 
 @pytest.fixture
-def start_worker(trainer_settings: TrainerSettings, tmp_path: Path) -> Iterator[Callable[[], Worker]]:
+def start_worker(trainer_settings: TrainerSettings, tmp_path: Path) -> Iterator[Callable[..., Worker]]:
     """Start workers; what still runs at the end is killed."""
     started: list[Worker] = []
 
-    def start() -> Worker:
-        started.append(Worker(trainer_settings, tmp_path / f"worker-{len(started)}.log"))
+    def start(*arguments: str) -> Worker:
+        started.append(Worker(trainer_settings, tmp_path / f"worker-{len(started)}.log", arguments))
         return started[-1]
 
     yield start

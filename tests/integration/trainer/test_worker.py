@@ -3,6 +3,8 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -10,14 +12,14 @@ from typing import Any
 
 from narrowcast.adapters import AdapterManifest, adapter_prefix, base_fingerprint
 from narrowcast.artifacts import read_manifest
+from narrowcast.jobs.heartbeat import Heartbeat
 from narrowcast.jobs.records import JobStatus
 from narrowcast.prompts import TEMPLATE_HASH, instruction_for
-from narrowcast_trainer.heartbeat import Heartbeat
 from narrowcast_trainer.settings import TrainerSettings
 
 from .conftest import TOY, Desk, Worker, alive, rows
 
-Start = Callable[[], Worker]
+Start = Callable[..., Worker]
 LINEAR = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
 EPOCHS = 12
 LONG: dict[str, Any] = {"n_epochs": EPOCHS}  # time enough to interfere
@@ -176,3 +178,38 @@ def _family(pid: int) -> list[int]:
 
 def _maps(pid: int) -> str:
     return Path(f"/proc/{pid}/maps").read_text()
+
+
+def test_a_worker_for_one_job_runs_one_and_ends(desk: Desk, start_worker: Start) -> None:
+    dataset = desk.dataset(rows(10))
+    jobs = [desk.submit(dataset) for _ in range(2)]
+    workers = [start_worker("--one-job")]
+    assert workers[0].process.wait(120) == 0
+    ended = [desk.job(job.id).status for job in jobs]
+    assert sorted(ended) == [JobStatus.QUEUED, JobStatus.SUCCEEDED]
+
+    workers.append(start_worker("--one-job"))
+    assert workers[1].process.wait(120) == 0
+    assert [desk.job(job.id).status for job in jobs] == [JobStatus.SUCCEEDED] * 2
+
+
+def test_a_worker_for_one_job_does_not_wait_for_ever(
+    trainer_settings: TrainerSettings, tmp_path: Path
+) -> None:
+    script = tmp_path / "impatient.py"
+    script.write_text(
+        "import sys\n"
+        "from narrowcast_trainer import __main__, worker\n"
+        "worker._WAIT_FOR_THE_JOB_S = 1.0\n"
+        "sys.exit(__main__.main(['--one-job']))\n"
+    )
+    environment = {
+        "NARROWCAST_REDIS__URL": trainer_settings.redis.dsn,
+        "NARROWCAST_STORAGE__ENDPOINT": trainer_settings.storage.endpoint,
+        "NARROWCAST_TRAINER__HEARTBEAT_FILE": str(tmp_path / "heartbeat"),
+    }
+    done = subprocess.run(
+        [sys.executable, script], env=os.environ | environment, timeout=60, capture_output=True, check=False
+    )
+    assert done.returncode == 0
+    assert b"no_job_came" in done.stderr

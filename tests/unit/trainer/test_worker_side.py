@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from narrowcast.errors import JobFailed, Unavailable
+from narrowcast.jobs.heartbeat import Heartbeat
 from narrowcast.jobs.stopping import StopRequest
 from narrowcast.settings import StorageSettings
 from narrowcast.training import TrainingSpec
 from narrowcast_trainer.engines import create_engine
-from narrowcast_trainer.heartbeat import Heartbeat
 from narrowcast_trainer.memory import out_of_memory_kills
 from narrowcast_trainer.protocol import EVENT, Failed, Tick, TrainingOrder
 from narrowcast_trainer.reporter import Reporter

@@ -20,7 +20,7 @@ from supervisor.xmlrpc import SupervisorTransport
 from narrowcast.errors import NarrowcastError
 from narrowcast.settings import RedisSettings, StorageSettings
 from narrowcast.storage import Storage
-from narrowcast_local.stack import model, servers
+from narrowcast_local.stack import servers
 from narrowcast_local.stack.programs import Program, supervisor_config
 
 _PR_SET_PDEATHSIG = 1
@@ -28,6 +28,8 @@ _POLL_S = 0.2
 _STOP_S = 60.0
 _STORES_READY_S = 60.0
 _MAX_LORA_RANK = "16"
+_BASE_MODEL = "smollm2-135m-instruct"
+"""Which `make model` gets."""
 
 
 class StackFailed(Exception):
@@ -51,7 +53,7 @@ class LocalStack:
         self.gateway_port = int(os.environ.get("NARROWCAST_HTTP__PORT") or servers.free_port())
         self._password, self._s3_secret = secrets.token_hex(16), secrets.token_hex(16)
         self.url = f"http://127.0.0.1:{self.gateway_port}"
-        self.base_model = model.NAME
+        self.base_model = _BASE_MODEL
 
     # -- what the processes are told -----------------------------------------------------
 
