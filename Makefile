@@ -67,16 +67,30 @@ bench: install ## Scores and speed of preprocessing against the generator's trut
 openapi: install ## Write docs/openapi.json from the code
 	$(BIN)/python -m narrowcast_gateway.openapi docs/openapi.json
 
-lock: $(VENV)/.installed ## Compile requirements/cpu.txt anew
-	$(BIN)/uv pip compile requirements/cpu.in --python-version 3.11 --quiet --no-header \
-		--no-emit-index-url --no-emit-find-links $(if $(PIP_FIND_LINKS),--find-links $(PIP_FIND_LINKS)) \
-		$(foreach package,$(UNLOCKED),--no-emit-package $(package)) --output-file requirements/cpu.txt
+LOCK = $(BIN)/uv pip compile --quiet --no-header --no-emit-index-url --no-emit-find-links \
+	--python-platform x86_64-unknown-linux-gnu $(if $(PIP_FIND_LINKS),--find-links $(PIP_FIND_LINKS)) \
+	$(foreach package,$(1),--no-emit-package $(package))
 
+lock: $(VENV)/.installed ## Compile requirements/*.txt anew
+	$(call LOCK,$(OURS) $(UNLOCKED)) --python-version 3.11 requirements/cpu.in --output-file requirements/cpu.txt
+	for image in gateway trainer-cpu inference-cpu; do \
+		$(call LOCK,$(OURS) $(UNLOCKED)) --python-version 3.11 --no-annotate requirements/$$image.in \
+			--output-file requirements/$$image.txt; \
+	done
+	$(call LOCK,$(OURS)) --python-version 3.11 --no-annotate requirements/trainer-cuda.in \
+		--output-file requirements/trainer-cuda.txt
+	$(call LOCK,$(OURS)) --python-version 3.12 --no-annotate requirements/inference-cuda.in \
+		| awk -F '==' 'NR == FNR { brought[$$1]; next } !($$1 in brought)' \
+			<(echo '$(VLLM)' | $(call LOCK) --python-version 3.12 --no-annotate -) - \
+		> requirements/inference-cuda.txt
+
+OURS := narrowcast narrowcast-gateway narrowcast-trainer narrowcast-inference narrowcast-local
+# Of the official image (services/inference/Dockerfile).
+VLLM := vllm==0.32.0
 # torch: from its own index. torchvision, torchaudio, torchcodec: their CPU builds are not on the
 # registry, and text serving needs none of them. pymorphy2 and ipymarkup: only natasha's own code
 # wants them, and we read nothing but its model files.
-UNLOCKED := torch torchvision torchaudio torchcodec pymorphy2 pymorphy2-dicts-ru dawg-python ipymarkup \
-	narrowcast narrowcast-gateway narrowcast-trainer narrowcast-inference narrowcast-local
+UNLOCKED := torch torchvision torchaudio torchcodec pymorphy2 pymorphy2-dicts-ru dawg-python ipymarkup
 
 clean: ## Remove what was made here
 	rm -rf $(VENV) .local build
