@@ -2,12 +2,15 @@
 
 import uvicorn
 
+from narrowcast import metrics
+from narrowcast.jobs.metrics import JobMetrics
 from narrowcast_gateway.settings import GatewaySettings
 
 
 def main() -> None:
     """Run until SIGTERM; requests in flight are finished first."""
     settings = GatewaySettings()
+    metrics.serve(settings.metrics, JobMetrics(settings.redis))
     uvicorn.run(
         "narrowcast_gateway.app:create_configured_app",
         factory=True,

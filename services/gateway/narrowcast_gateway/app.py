@@ -16,6 +16,7 @@ from narrowcast_gateway.evaluation.routes import router as evaluations
 from narrowcast_gateway.files.routes import router as files
 from narrowcast_gateway.generation.routes import router as generation
 from narrowcast_gateway.health.routes import router as health
+from narrowcast_gateway.metrics import RequestMetrics
 from narrowcast_gateway.middleware import BodyLimit, RequestContext
 from narrowcast_gateway.services import create_http_client, create_services
 from narrowcast_gateway.settings import GatewaySettings
@@ -54,6 +55,7 @@ def create_app(settings: GatewaySettings) -> FastAPI:
     errors.install(app)
     app.add_middleware(BodyLimit, max_bytes=settings.uploads.max_body_bytes)
     app.add_middleware(RequestContext)
+    app.add_middleware(RequestMetrics)
     return app
 
 

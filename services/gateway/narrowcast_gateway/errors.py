@@ -23,6 +23,8 @@ _STATUS: dict[type[errors.NarrowcastError], int] = {
     CorruptArtifact: 500,
 }
 _FIRST_SERVER_ERROR = 500
+_RETRY_AFTER_S = {"gpu_busy_training": 30}
+"""By code. A training takes longer; OpenAI's clients heed no more than 60."""
 
 
 def status_of(error: errors.NarrowcastError) -> int:
@@ -45,7 +47,9 @@ def error_body(status: int, message: str, code: str, param: str | None = None) -
 
 
 def _answer(status: int, message: str, code: str, param: str | None = None) -> JSONResponse:
-    headers = {"WWW-Authenticate": "Bearer"} if status == 401 else None
+    headers = {"WWW-Authenticate": "Bearer"} if status == 401 else {}
+    if code in _RETRY_AFTER_S:
+        headers["Retry-After"] = str(_RETRY_AFTER_S[code])
     return JSONResponse(error_body(status, message, code, param), status, headers)
 
 

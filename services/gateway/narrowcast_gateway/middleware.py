@@ -10,10 +10,24 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from narrowcast import logs
 from narrowcast.errors import TooLarge
+from narrowcast.metrics import OTHER
 from narrowcast_gateway.errors import error_body
 
 _log = logs.get(__name__)
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _REQUEST_ID = re.compile(r"^[0-9a-fA-F-]{8,64}\Z")
+
+
+def method_of(scope: Scope) -> str:
+    """Return the request's method, or ``other``: HTTP allows any word for it, a name as well."""
+    method: str = scope["method"]
+    return method if method in _METHODS else OTHER
+
+
+def route_of(scope: Scope) -> str | None:
+    """Return the template of the route that took the request, since a mistyped URL could hold anything."""
+    path: str | None = getattr(scope.get("route"), "path", None)
+    return path
 
 
 class RequestContext:
@@ -47,12 +61,10 @@ class RequestContext:
             try:
                 await self._app(scope, receive, send_with_id)
             finally:
-                route = scope.get("route")
                 _log.info(
                     "request",
-                    method=scope["method"],
-                    # The template, since a mistyped URL could hold anything.
-                    route=getattr(route, "path", None),
+                    method=method_of(scope),
+                    route=route_of(scope),
                     status=status,
                     ms=round((time.monotonic() - started) * 1000),
                 )

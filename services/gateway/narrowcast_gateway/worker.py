@@ -10,7 +10,7 @@ from typing import Any
 
 from celery import Celery, signals
 
-from narrowcast import logs
+from narrowcast import logs, metrics
 from narrowcast.connections import connect
 from narrowcast.jobs.heartbeat import Heartbeat
 from narrowcast.jobs.queue import CPU_QUEUE, TASKS
@@ -75,6 +75,7 @@ def main() -> None:
     if options.alive is not None:
         sys.exit(0 if Heartbeat(settings.worker.heartbeat_file).is_fresh(options.alive) else 1)
     logs.configure("gateway-worker", settings.log_level)
+    metrics.serve(settings.metrics)
     sys.exit(
         run_worker_app(
             create_worker(settings),

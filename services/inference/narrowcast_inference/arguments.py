@@ -5,6 +5,7 @@ from narrowcast_inference.settings import InferenceSection
 PLUGIN = "narrowcast_s3_resolver"
 _CPU_MAX_NUM_SEQS = 8
 MIDDLEWARE = "narrowcast_inference.status.AdapterStatusMiddleware"
+GPU_MIDDLEWARE = "narrowcast_inference.gpu_sharing.GpuSharingMiddleware"
 
 
 def vllm_environment(section: InferenceSection, logging_config: str) -> dict[str, str]:
@@ -53,6 +54,12 @@ def vllm_arguments(section: InferenceSection, *, on_cpu: bool) -> list[str]:
         "--disable-uvicorn-access-log",
         "--disable-fastapi-docs",
     ]
+    if section.gpu_sharing:
+        # After the other one, which makes it the outer one.
+        arguments.append(f"--middleware={GPU_MIDDLEWARE}")
+        if not on_cpu:
+            # vLLM refuses the flag on a CPU; there falling asleep is all but freeing memory.
+            arguments.append("--enable-sleep-mode")
     if section.max_num_batched_tokens is not None:
         arguments.append(f"--max-num-batched-tokens={section.max_num_batched_tokens}")
     max_num_seqs = section.max_num_seqs or (_CPU_MAX_NUM_SEQS if on_cpu else None)

@@ -32,6 +32,7 @@ from narrowcast.adapters import (
 from narrowcast.artifacts import MANIFEST, CorruptArtifact, fetch, read_file, read_manifest, sha256_of
 from narrowcast.errors import InvalidInput, NotFound, Unavailable
 from narrowcast.storage import Bucket
+from narrowcast_inference.metrics import FETCHED
 
 ADAPTERS_FOLDER: Final = "adapters"
 LOCKS_FOLDER: Final = "locks"
@@ -130,6 +131,7 @@ class AdapterCache:
         _check_config(read_file(self._bucket, prefix, needed, ADAPTER_CONFIG), adapter_id, self._max_rank)
         self._check_room(needed)
         fetch(self._bucket, prefix, needed, folder)
+        FETCHED.inc(_size(needed))
         log.info("adapter fetched", tenant=tenant, adapter=adapter_id, bytes=_size(needed))
         return needed
 
@@ -159,6 +161,12 @@ class AdapterCache:
             yield
         finally:
             lock.release()
+
+
+def cached_adapters(folder: Path) -> int:
+    """Return how many whole adapters the cache in ``folder`` holds."""
+    # A name with a dot in front is a download in progress, or a removal.
+    return sum(1 for _ in (folder / ADAPTERS_FOLDER).glob(f"*/[!.]*/{MANIFEST}"))
 
 
 def _size(manifest: AdapterManifest) -> int:

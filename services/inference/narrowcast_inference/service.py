@@ -17,6 +17,7 @@ from narrowcast.adapters import base_fingerprint, parse_serving_name
 from narrowcast.errors import NarrowcastError, NotFound, Unavailable
 from narrowcast.storage import Storage
 from narrowcast_inference.cache import AdapterCache
+from narrowcast_inference.metrics import count_load
 from narrowcast_inference.settings import InferenceSettings
 
 _DOWNLOADS: Final = 4
@@ -66,7 +67,8 @@ class AdapterService:
             loop = asyncio.get_running_loop()
             flight = loop.run_in_executor(self._executor, self._cache.ensure, *parsed)
             self._flights[name] = flight
-            flight.add_done_callback(lambda done: self._landed(name, done))
+            started = time.monotonic()
+            flight.add_done_callback(lambda done: self._landed(name, done, time.monotonic() - started))
         try:
             # Shielded: neither a client that hangs up nor the limit stops what others wait for.
             return await asyncio.wait_for(asyncio.shield(flight), self._timeout_s)
@@ -77,9 +79,12 @@ class AdapterService:
         except Exception as error:
             raise NarrowcastError(f"{parsed[1]} cannot be loaded", code="internal_error") from error
 
-    def _landed(self, name: str, flight: asyncio.Future[Path]) -> None:
+    def _landed(self, name: str, flight: asyncio.Future[Path], seconds: float) -> None:
         self._flights.pop(name, None)
-        if flight.cancelled() or (error := flight.exception()) is None:
+        error = None if flight.cancelled() else flight.exception()
+        if not flight.cancelled():
+            count_load(error, seconds)
+        if error is None:
             self._failures.pop(name, None)
             return
         if isinstance(error, NotFound):

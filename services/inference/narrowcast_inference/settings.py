@@ -57,6 +57,10 @@ class InferenceSection(BaseModel):
     """Tokens computed in one step; None leaves it to vLLM."""
     shutdown_timeout_s: int = Field(60, ge=0)
     """Requests in flight at SIGTERM get this long to finish."""
+    gpu_sharing: bool = False
+    """A trainer uses the same GPU: vLLM sleeps while a job trains (:mod:`.gpu_sharing`)."""
+    gpu_drain_s: float = Field(60.0, ge=0)
+    """Requests in flight get this long to end when a job wants the GPU; what is left is cut off."""
     extra_args: tuple[str, ...] = ()
     """Passed to vLLM as they are, last; a JSON list in the environment."""
     cpu: CpuSettings = CpuSettings()

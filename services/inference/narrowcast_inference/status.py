@@ -14,6 +14,9 @@ from typing import Any, Final
 from narrowcast.adapters import serving_name
 from narrowcast.artifacts import CorruptArtifact
 from narrowcast.errors import InvalidInput, NarrowcastError, NotFound, Unavailable
+from narrowcast_inference.cache import cached_adapters
+from narrowcast_inference.gpu_lease import lease_from_environment
+from narrowcast_inference.metrics import CACHED
 from narrowcast_inference.plugin import is_registered
 from narrowcast_inference.service import Outcome, outcome, service_from_environment, settings_from_environment
 
@@ -34,10 +37,12 @@ _STATUS: Final[tuple[tuple[type[NarrowcastError], int], ...]] = (
 
 
 class AdapterStatusMiddleware:
-    """Outermost layer of vLLM's app; costs other requests one string comparison."""
+    """Around vLLM's app; costs other requests one string comparison."""
 
     def __init__(self, app: App) -> None:
         self._app = app
+        # Here, because vLLM's other processes load the plugin as well but answer no scrape.
+        CACHED.set_function(lambda: cached_adapters(settings_from_environment().inference.cache_dir))
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """Answer what is ours, pass the rest on."""
@@ -80,12 +85,14 @@ async def _answer(method: str, path: str) -> tuple[int, dict[str, Any]]:
 def _health() -> tuple[int, dict[str, Any]]:
     registered = is_registered()
     section = settings_from_environment().inference
+    lease = lease_from_environment()
     body = {
         "resolver_registered": registered,
         "base_model": section.base_model,
         "base_fingerprint": section.base_fingerprint,
         "max_lora_rank": section.max_lora_rank,
         "max_model_len": section.max_model_len,
+        "gpu": {"phase": lease.phase, "holder": lease.holder},
     }
     return (200 if registered else 503), body
 

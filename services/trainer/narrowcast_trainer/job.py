@@ -15,6 +15,7 @@ from narrowcast.jobs.running import Cancelled, RunningJob
 from narrowcast.jobs.store import JobStore
 from narrowcast.storage import Bucket
 from narrowcast.training import TrainingSpec
+from narrowcast_trainer.gpu import gpu_to_ourselves
 from narrowcast_trainer.process import Supervision
 from narrowcast_trainer.protocol import TrainingOrder
 from narrowcast_trainer.publish import published_result
@@ -45,8 +46,10 @@ def train(
     with _tidied(order, models, last_attempt=job.attempt >= settings.jobs.max_attempts), heartbeat.busy():
         check_servable({"r": spec.hyperparameters.rank}, settings.trainer.max_lora_rank)
         published = published_result(models, order)
-        # Published, and then the worker died before it could say so.
-        return published or Supervision(running, order, should_stop, heartbeat.beat).run()
+        if published:
+            return published  # and then the worker died before it could say so
+        with gpu_to_ourselves(running, settings.trainer, should_stop, heartbeat.beat):
+            return Supervision(running, order, should_stop, heartbeat.beat).run()
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from narrowcast.errors import JobFailed, Unavailable
 from narrowcast.jobs.records import LeaseLost
 from narrowcast.jobs.running import Cancelled, Interrupted, RunningJob
 from narrowcast.training import TrainingMetrics
+from narrowcast_trainer import metrics
 from narrowcast_trainer.child import TrainingChild
 from narrowcast_trainer.memory import out_of_memory_kills
 from narrowcast_trainer.protocol import (
@@ -75,7 +76,8 @@ class Supervision:
             LeaseLost: the job is another worker's now.
         """
         kills_before = out_of_memory_kills()
-        with TrainingChild(self._order, _threads(self._order.settings.threads)) as child:
+        threads = _threads(self._order.settings.threads)
+        with metrics.training(), TrainingChild(self._order, threads) as child:
             _log.info("training_process_started", pid=child.pid)
             while (status := child.exit_status()) is None:
                 for event in child.events(_POLL_S):
@@ -92,6 +94,7 @@ class Supervision:
 
     def _take(self, event: Event) -> None:
         self._beat()
+        metrics.show(event)
         if isinstance(event, Note):
             self._unsent.append({"message": event.message, "level": event.level, "data": event.data})
         elif isinstance(event, Measured):
@@ -99,13 +102,15 @@ class Supervision:
         elif isinstance(event, Completed | Stopped | Failed):
             self._outcome = event
 
-    def _measured(self, metrics: TrainingMetrics) -> None:
-        data = metrics.model_dump(exclude_none=True)
-        loss = metrics.valid_loss if metrics.train_loss is None else metrics.train_loss
-        name = "validation loss" if metrics.train_loss is None else "training loss"
-        message = f"step {metrics.step}/{metrics.total_steps}: {name}={loss:.4f}" if loss is not None else ""
+    def _measured(self, measured: TrainingMetrics) -> None:
+        data = measured.model_dump(exclude_none=True)
+        loss = measured.valid_loss if measured.train_loss is None else measured.train_loss
+        name = "validation loss" if measured.train_loss is None else "training loss"
+        message = (
+            f"step {measured.step}/{measured.total_steps}: {name}={loss:.4f}" if loss is not None else ""
+        )
         self._unsent.append({"message": message, "type": "metrics", "data": data})
-        if self._stopping is None and metrics.train_loss is not None:
+        if self._stopping is None and measured.train_loss is not None:
             try:
                 self._running.progress(**data, at=time.time())
             except (Cancelled, LeaseLost):

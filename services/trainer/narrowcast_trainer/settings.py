@@ -3,7 +3,7 @@
 import tempfile
 from pathlib import Path
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, HttpUrl
 
 from narrowcast.settings import Settings
 
@@ -27,6 +27,12 @@ class TrainingSettings(BaseModel):
     """CPU threads of the training process; None takes every core this process may use."""
     micro_batch_tokens: int | None = Field(None, ge=1)
     """Tokens, padding included, in one forward pass; None: 8192 on CUDA, 1536 on a CPU."""
+    gpu_lease_urls: tuple[HttpUrl, ...] = ()
+    """Inference servers with ``gpu_sharing`` on this trainer's GPU: they sleep while a job trains."""
+    gpu_lease_ttl_s: float = Field(30.0, gt=0, le=600)
+    """A server that does not hear from its trainer for this long wakes up."""
+    gpu_lease_patience_s: float = Field(300.0, ge=0)
+    """A server that does not answer for this long before a job is down, not starting: the job goes on."""
     heartbeat_file: Path = Path(tempfile.gettempdir()) / "narrowcast-trainer.heartbeat"
     """Touched while the worker idles and whenever its training moves; a liveness probe reads its age."""
 

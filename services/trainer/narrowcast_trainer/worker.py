@@ -6,7 +6,7 @@ from functools import cache
 import redis
 from celery import Celery, signals
 
-from narrowcast import logs
+from narrowcast import logs, metrics
 from narrowcast.connections import Connections, connect
 from narrowcast.errors import NarrowcastError
 from narrowcast.jobs.heartbeat import Heartbeat
@@ -45,6 +45,11 @@ def create_worker(settings: TrainerSettings) -> Celery:
 
         with stop.on_sigterm():
             run_job(connections().jobs, settings.jobs, job_id, handler)
+
+    @signals.worker_process_init.connect(weak=False)  # type: ignore[untyped-decorator]
+    def show_metrics(**_: object) -> None:
+        # In the pool's only process: it is the one that hears how the training goes.
+        metrics.serve(settings.metrics)
 
     @signals.worker_ready.connect(weak=False)  # type: ignore[untyped-decorator]
     def start_background(sender: object, **_: object) -> None:

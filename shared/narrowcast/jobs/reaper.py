@@ -9,6 +9,7 @@ import time
 
 import redis
 from kombu.exceptions import KombuError
+from prometheus_client import Counter
 
 from narrowcast import logs
 from narrowcast.errors import NarrowcastError
@@ -19,6 +20,7 @@ from narrowcast.settings import JobSettings
 _log = logs.get(__name__)
 _MESSAGE_GRACE_S = 10.0
 """A worker claims a job within moments of taking its message; after this long it was lost."""
+_SWEEPS = Counter("narrowcast_reaper_sweeps", "Sweeps of this process's reaper.", ["outcome"])
 
 
 class Reaper:
@@ -43,8 +45,10 @@ class Reaper:
         while not self._stop.wait(self._settings.reap_every_s):
             try:
                 self.sweep()
+                _SWEEPS.labels("ok").inc()
             except (redis.RedisError, KombuError, NarrowcastError, OSError):
                 # A store is away; the next sweep finds everything as it was.
+                _SWEEPS.labels("failed").inc()
                 _log.warning("sweep_failed", exc_info=True)
 
     def sweep(self) -> None:

@@ -15,13 +15,15 @@ from pydantic import BaseModel, JsonValue
 
 from narrowcast import logs
 from narrowcast.errors import NotFound
+from narrowcast.jobs import counters
+from narrowcast.jobs.counters import Requeue
 from narrowcast.jobs.queue import JobQueue
 from narrowcast.jobs.records import Job, JobError, JobEvent, JobKind, JobStatus
 from narrowcast.settings import JobSettings
 from narrowcast.storage import Bucket
 
 _log = logs.get(__name__)
-_ACTIVE = "nc:jobs:active"
+ACTIVE_KEY = "nc:jobs:active"
 _TO_ARCHIVE = "nc:jobs:to-archive"
 _MAX_EVENTS = 20_000
 _ARCHIVE_TYPE = "application/json"
@@ -57,7 +59,7 @@ class JobStore:
         Raises:
             NotFound: no such job.
         """
-        raw = self._redis.get(_record(job_id))
+        raw = self._redis.get(record_key(job_id))
         if raw is not None:
             job = Job.model_validate_json(raw)
         else:
@@ -86,7 +88,7 @@ class JobStore:
     def events(self, job_id: str, tenant: str) -> list[JobEvent]:
         """Return a job's events, oldest first."""
         entries = self._redis.xrange(_events(job_id))
-        if not entries and not self._redis.exists(_record(job_id)):
+        if not entries and not self._redis.exists(record_key(job_id)):
             return self._archived(tenant, job_id).events
         return [
             JobEvent.model_validate_json(fields["event"]).model_copy(update={"id": entry_id})
@@ -98,10 +100,10 @@ class JobStore:
     def submit(self, job: Job) -> None:
         """Record a new job, then hint to a worker that it is there."""
         with self._redis.pipeline(transaction=True) as pipe:
-            pipe.set(_record(job.id), job.model_dump_json())
+            pipe.set(record_key(job.id), job.model_dump_json())
             pipe.zadd(_index(job.kind, job.tenant), {job.id: job.created_at})
             pipe.hset("nc:jobs:tenants", job.id, job.tenant)
-            pipe.sadd(_ACTIVE, job.id)
+            pipe.sadd(ACTIVE_KEY, job.id)
             pipe.execute()
         self._hint(job)
 
@@ -155,7 +157,7 @@ class JobStore:
             job.check_owner(owner)
             return job.released(time.time(), counted=not interrupted)
 
-        job = self._change(job_id, change)
+        job = self._change(job_id, change, Requeue.INTERRUPTED if interrupted else Requeue.UNAVAILABLE)
         if interrupted:
             self._hint(job)
         return job
@@ -202,11 +204,11 @@ class JobStore:
 
     def active(self) -> Iterator[Job]:
         """Yield every job that has not ended."""
-        for job_id in self._redis.smembers(_ACTIVE):
+        for job_id in self._redis.smembers(ACTIVE_KEY):
             try:
                 yield self.get(job_id)
             except NotFound:
-                self._redis.srem(_ACTIVE, job_id)
+                self._redis.srem(ACTIVE_KEY, job_id)
 
     def reap(self, job_id: str, now: float) -> Job | None:
         """Re-queue or fail a job whose lease has run out; return it if that was so."""
@@ -226,7 +228,7 @@ class JobStore:
                 )
             return job.released(now)
 
-        job = self._change(job_id, change)
+        job = self._change(job_id, change, Requeue.WORKER_LOST)
         return job if reaped else None
 
     def hint_again(self, job: Job) -> None:
@@ -258,7 +260,7 @@ class JobStore:
             )
             with self._redis.pipeline(transaction=True) as pipe:
                 pipe.srem(_TO_ARCHIVE, job_id)
-                pipe.expire(_record(job_id), self._settings.record_ttl_s)
+                pipe.expire(record_key(job_id), self._settings.record_ttl_s)
                 pipe.expire(_events(job_id), self._settings.record_ttl_s)
                 pipe.execute()
             done += 1
@@ -273,8 +275,8 @@ class JobStore:
             # The record is written, so the job is accepted: the reaper sends the message later.
             _log.warning("job_message_not_sent", job_id=job.id, exc_info=True)
 
-    def _change(self, job_id: str, change: Callable[[Job], Job]) -> Job:
-        key = _record(job_id)
+    def _change(self, job_id: str, change: Callable[[Job], Job], requeue: Requeue | None = None) -> Job:
+        key = record_key(job_id)
         changed: Job | None = None
 
         def transaction(pipe: Any) -> None:
@@ -289,8 +291,10 @@ class JobStore:
                 return
             pipe.set(key, changed.model_dump_json(), keepttl=True)
             if changed.status.terminal:
-                pipe.srem(_ACTIVE, job_id)
+                pipe.srem(ACTIVE_KEY, job_id)
                 pipe.sadd(_TO_ARCHIVE, job_id)
+            for name, growth in counters.increments(job, changed, requeue).items():
+                pipe.hincrby(counters.KEY, name, growth)
 
         self._redis.transaction(transaction, key)
         assert changed is not None  # noqa: S101 - transaction() ran or raised
@@ -300,7 +304,8 @@ class JobStore:
         return JobArchive.model_validate_json(self._archive.get(_archive_key(tenant, job_id)))
 
 
-def _record(job_id: str) -> str:
+def record_key(job_id: str) -> str:
+    """Return the key of a job's record."""
     return f"nc:job:{job_id}"
 
 

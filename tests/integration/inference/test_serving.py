@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -27,6 +28,7 @@ from narrowcast_local.stack.servers import free_port
 pytestmark = pytest.mark.slow
 
 Publish = Callable[..., str]
+MONITORING = Path(__file__).parents[3] / "deploy" / "monitoring"
 BASE = "small"
 TENANT = "clinic"
 START_S = 400
@@ -69,6 +71,12 @@ class Server:
         }
         response = httpx.post(f"{self.url}/v1/chat/completions", json=body, timeout=120)
         return float(response.json()["choices"][0]["logprobs"]["content"][0]["logprob"])
+
+    def metrics(self) -> dict[str, float]:
+        """Every sample of ``/metrics``, by its text up to the value."""
+        text = httpx.get(f"{self.url}/metrics", timeout=30).text
+        lines = [line.rpartition(" ") for line in text.splitlines() if not line.startswith("#")]
+        return {name: float(value) for name, _, value in lines}
 
     def events(self, event: str, adapter: str) -> list[dict[str, object]]:
         lines = (json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{"))
@@ -203,6 +211,32 @@ def test_an_adapter_is_fetched_ahead_of_its_first_request(server: Server, publis
 
 def test_a_prompt_that_is_too_long_is_refused(server: Server) -> None:
     assert server.ask(BASE, prompt="слово " * 3000).status_code == 400
+
+
+def test_our_metrics_and_the_dashboard_s_are_in_vllms_own(server: Server, publish_adapter: Publish) -> None:
+    before = server.metrics()
+    publish_adapter(TENANT, "counted-adapter", seed=1)
+    publish_adapter(TENANT, "misfit-adapter", base="0" * 64)
+    assert server.answer(f"{TENANT}/counted-adapter")
+    assert server.ask(f"{TENANT}/misfit-adapter").status_code == 404
+    after = server.metrics()
+
+    def grown(name: str) -> float:
+        return after[name] - before.get(name, 0.0)
+
+    assert grown('narrowcast_adapter_loads_total{outcome="loaded"}') == 1
+    assert grown('narrowcast_adapter_loads_total{outcome="wrong_base_model"}') == 1
+    assert grown("narrowcast_adapter_load_duration_seconds_count") == 1
+    assert grown("narrowcast_adapters_cached") == 1
+    weights = server.cache / "adapters" / TENANT / "counted-adapter" / ADAPTER_WEIGHTS
+    assert grown("narrowcast_adapter_fetched_bytes_total") >= weights.stat().st_size
+    ours = "\n".join(name for name in after if name.startswith("narrowcast_"))
+    assert not [text for text in (TENANT, "counted", "misfit", BASE) if text in ours]
+
+    dashboard = (MONITORING / "grafana" / "dashboards" / "narrowcast.json").read_text()
+    asked = set(re.findall(r"vllm:\w+", dashboard))
+    assert len(asked) >= 9
+    assert asked - {name.partition("{")[0] for name in after} == set()
 
 
 def test_stopping_lets_requests_finish_and_no_prompt_was_logged(server: Server) -> None:

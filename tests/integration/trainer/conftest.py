@@ -187,7 +187,9 @@ class Worker:
             "NARROWCAST_STORAGE__SECRET_KEY": storage.secret_key.get_secret_value(),
             **{f"NARROWCAST_JOBS__{name.upper()}": str(value) for name, value in jobs.items()},
             **{
-                f"NARROWCAST_TRAINER__{name.upper()}": str(value)
+                f"NARROWCAST_TRAINER__{name.upper()}": json.dumps(value)
+                if isinstance(value, list)
+                else str(value)
                 for name, value in trainer.items()
                 if value is not None
             },

@@ -121,11 +121,14 @@ class _Contest:
     ) -> tuple[str, str]:
         async with limit:
             # Raises when the job is cancelled or lost, which ends the whole gather.
-            self._running.progress(done=self._done, total=self._total)
+            self._report()
             body = report_request(target, row.input, instruction=row.instruction)
             if max_tokens is not None:
                 body["max_tokens"] = max_tokens
-            completion = await client.complete(target, body)
+            completion = await client.complete_when_free(target, body, self._report)
             self._done += 1
             choice = completion["choices"][0]
             return (choice["message"]["content"] or "").strip(), choice["finish_reason"]
+
+    def _report(self) -> None:
+        self._running.progress(done=self._done, total=self._total)

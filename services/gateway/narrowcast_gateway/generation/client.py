@@ -3,8 +3,9 @@
 vLLM's own error texts are not passed on: they can quote the request.
 """
 
+import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -17,6 +18,14 @@ _CONTEXT_MARKS = ("context length", "max_model_len", "maximum model length", "lo
 _BAD_REQUEST = 400
 _NOT_FOUND = 404
 _HEALTH_TIMEOUT_S = 2.0
+_ASK_AGAIN_S = 10
+"""While training has the GPU; nobody is kept waiting who is not at work on a job."""
+
+
+class GpuBusy(Unavailable):
+    """The server sleeps, because a job trains on its GPU."""
+
+    code = "gpu_busy_training"
 
 
 class InferenceClient:
@@ -30,6 +39,7 @@ class InferenceClient:
 
         Raises:
             InvalidInput: the prompt does not fit the context, or the server refuses a parameter.
+            GpuBusy: a training job has the GPU.
             Unavailable: the server does not answer, or could not load the adapter.
         """
         try:
@@ -40,6 +50,21 @@ class InferenceClient:
             raise _failure(target, response.status_code, response.text, _adapter_fault(response))
         completion: dict[str, Any] = response.json()
         return completion | {"model": target.name}
+
+    async def complete_when_free(
+        self, target: ModelTarget, body: dict[str, Any], check: Callable[[], None]
+    ) -> dict[str, Any]:
+        """As :meth:`complete`, but sit out a training job, however long it trains.
+
+        ``check`` is called every second of the wait and ends it by raising.
+        """
+        while True:
+            try:
+                return await self.complete(target, body)
+            except GpuBusy:
+                for _ in range(_ASK_AGAIN_S):
+                    check()
+                    await asyncio.sleep(1)
 
     @asynccontextmanager
     async def stream(
@@ -92,7 +117,7 @@ def _unreachable(target: ModelTarget) -> Unavailable:
 
 
 def _adapter_fault(response: httpx.Response) -> str | None:
-    """Return why the server's resolver did not give vLLM the adapter, if it did not."""
+    """Return why the server did not come to answer, as far as it is our part of it that says so."""
     code: str | None = response.headers.get("x-narrowcast-error-code")
     return code
 
@@ -100,6 +125,8 @@ def _adapter_fault(response: httpx.Response) -> str | None:
 def _failure(
     target: ModelTarget, status: int, text: str, adapter_fault: str | None = None
 ) -> NarrowcastError:
+    if adapter_fault == GpuBusy.code:
+        return GpuBusy("the model is paused while a training job uses its GPU; try again later")
     if adapter_fault is not None:
         message = f"the inference server could not load {target.name}: {adapter_fault}"
         return Unavailable(message, code="adapter_not_loaded", param="model")
