@@ -77,6 +77,30 @@ def storage_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stora
 
 
 @pytest.fixture(scope="session")
+def rclone_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StorageSettings]:
+    """Another make of S3 server with our three buckets."""
+    port = servers.free_port()
+    settings = StorageSettings.model_validate({"endpoint": f"127.0.0.1:{port}", "secret_key": _SECRET})
+    server = servers.rclone(tmp_path_factory.mktemp("rclone"), port, settings.access_key, _SECRET)
+
+    def ready() -> bool:
+        try:
+            Storage(settings).create_buckets()
+        except NarrowcastError:
+            return False
+        return True
+
+    with _running(server.command, ready, server.environment):
+        yield settings
+
+
+@pytest.fixture(scope="session")
+def running() -> "type[_running]":
+    """Runs a server of a test's own: ``with running(command, ready):``."""
+    return _running
+
+
+@pytest.fixture(scope="session")
 def settings(redis_settings: RedisSettings, storage_settings: StorageSettings) -> Settings:
     """Settings for the running servers, with short leases."""
     return Settings(
@@ -104,12 +128,17 @@ def tenant() -> str:
 class _running:  # noqa: N801 - reads as a statement
     """Runs a server process while the context is open."""
 
-    def __init__(self, command: list[str], ready: Callable[[], bool]) -> None:
+    def __init__(
+        self, command: list[str], ready: Callable[[], bool], environment: dict[str, str] | None = None
+    ) -> None:
         self._command = command
         self._ready = ready
+        self._environment = os.environ | (environment or {})
 
     def __enter__(self) -> None:
-        self._process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self._process = subprocess.Popen(
+            self._command, env=self._environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
         deadline = time.monotonic() + _READY_S
         while not self._ready():
             if self._process.poll() is not None or time.monotonic() > deadline:

