@@ -64,6 +64,9 @@ def _prepare(settings: InferenceSettings) -> None:
     section = settings.inference
     claim_and_clean(section.cache_dir, section.cache_max_bytes)
     section.base_fingerprint = base_fingerprint(section.base_model_path)
+    if section.trained_base_path not in (None, section.base_model_path):
+        trained = base_fingerprint(section.trained_base_path)
+        section.accepted_fingerprints = (*section.accepted_fingerprints, trained)
     logging_config = section.cache_dir / _LOGGING_CONFIG
     write_config(logging_config, settings.log_level)
     os.environ.update(vllm_environment(section, str(logging_config)))

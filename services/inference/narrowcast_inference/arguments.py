@@ -1,5 +1,7 @@
 """vLLM's command line and environment, from our settings."""
 
+import json
+
 from narrowcast_inference.settings import InferenceSection
 
 PLUGIN = "narrowcast_s3_resolver"
@@ -21,6 +23,7 @@ def vllm_environment(section: InferenceSection, logging_config: str) -> dict[str
         "TRANSFORMERS_OFFLINE": "1",
         # Read by our resolver in the serving process.
         "NARROWCAST_INFERENCE__BASE_FINGERPRINT": section.base_fingerprint,
+        "NARROWCAST_INFERENCE__ACCEPTED_FINGERPRINTS": json.dumps(section.accepted_fingerprints),
     }
 
 
@@ -65,6 +68,10 @@ def vllm_arguments(section: InferenceSection, *, on_cpu: bool) -> list[str]:
     max_num_seqs = section.max_num_seqs or (_CPU_MAX_NUM_SEQS if on_cpu else None)
     if max_num_seqs is not None:
         arguments.append(f"--max-num-seqs={max_num_seqs}")
+    if section.quantization:
+        arguments.append(f"--quantization={section.quantization}")
+    if section.gpu_memory_utilization is not None and not on_cpu:
+        arguments.append(f"--gpu-memory-utilization={section.gpu_memory_utilization}")
     if on_cpu:
         arguments += [
             f"--dtype={section.cpu.dtype}",

