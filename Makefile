@@ -12,7 +12,8 @@ MODELS ?= .local/models
 MODEL := $(MODELS)/smollm2-135m-instruct/config.json
 
 .DEFAULT_GOAL := help
-.PHONY: help install model demo test lint format types unit contract integration e2e bench openapi lock clean
+.PHONY: help install model demo test lint format unit contract integration e2e test-containers images secrets bench \
+	openapi lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -39,17 +40,19 @@ demo: install model ## The whole story on this machine: documents in, a served a
 
 test: lint unit contract integration e2e ## Everything that CI checks
 
-lint: install ## Style, types, import directions
+lint: install ## Style, types, import directions, Dockerfiles, scripts
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy shared services/gateway services/trainer services/inference tools
 	$(BIN)/lint-imports
+	$(BIN)/hadolint services/*/Dockerfile
+	$(BIN)/shellcheck -x deploy/*.sh deploy/backup/*.sh
 
 format: install ## Rewrite the code in the one style
 	$(BIN)/ruff check --fix --quiet . || true
 	$(BIN)/ruff format .
 
-unit: install model ## Fast tests
+unit: install model ## Fast tests; the Kubernetes manifests are among them
 	$(BIN)/pytest tests/unit
 
 contract: install model ## The OpenAPI document, the official client, token equality, light imports
@@ -60,6 +63,24 @@ integration: install model ## Against a real Valkey, S3, Celery and vLLM
 
 e2e: install model ## Documents in, a served adapter out, in short
 	$(BIN)/pytest tests/e2e
+
+VERSION := 0.1.0
+# Given on, so that a mirror or a wheel folder of this machine is used inside as well.
+BUILD = DOCKER_BUILDKIT=1 docker build --quiet --build-arg TORCH_INDEX=$(TORCH_INDEX) --build-arg VERSION=$(VERSION)
+
+images: ## Build the images for machines without a GPU (Docker; GPU=1 for those with one)
+	$(BUILD) --file services/gateway/Dockerfile --target gateway --tag narrowcast/gateway:$(VERSION) .
+	$(BUILD) --file services/gateway/Dockerfile --target worker --tag narrowcast/worker:$(VERSION) .
+	for service in trainer inference; do for variant in $(if $(GPU),cuda,cpu); do \
+		$(BUILD) --file services/$$service/Dockerfile --build-arg VARIANT=$$variant \
+			--tag narrowcast/$$service:$(VERSION)-$$variant . || exit 1; \
+	done; done
+
+secrets: ## Random passwords for Compose into ./secrets, for those that are not there yet
+	@deploy/secrets.sh
+
+test-containers: install images ## The Compose stack without a GPU, each container killed in turn (Docker)
+	$(BIN)/pytest tests/containers
 
 bench: install ## Scores and speed of preprocessing against the generator's truth
 	$(BIN)/python benchmarks/preprocessing.py

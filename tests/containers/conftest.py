@@ -38,7 +38,14 @@ class Compose:
         return {key: value for key, value in os.environ.items() if key != "COMPOSE_FILE"} | own
 
     def __call__(self, *arguments: str, check: bool = True, timeout_s: float = 300) -> str:
-        command = ["docker", "compose", "--project-directory", str(REPOSITORY), "--project-name", self.project]
+        command = [
+            "docker",
+            "compose",
+            "--project-directory",
+            str(REPOSITORY),
+            "--project-name",
+            self.project,
+        ]
         done = subprocess.run(
             [*command, *self._files, *arguments],
             env=self.environment,
@@ -68,7 +75,9 @@ class Compose:
         before = self.container(service)["RestartCount"]
         self.run_in(service, "sh", "-c", "kill -9 -1", check=False)
         self.wait(
-            f"Docker to restart {service}", lambda: self.container(service)["RestartCount"] > before, timeout_s=60
+            f"Docker to restart {service}",
+            lambda: self.container(service)["RestartCount"] > before,
+            timeout_s=60,
         )
 
     def wait_healthy(self, service: str, timeout_s: float = 300) -> None:
@@ -107,7 +116,9 @@ def compose(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Compose]:
     if shutil.which("docker") is None or not _succeeds("docker", "info"):
         pytest.skip("no Docker engine answers")
     secrets = tmp_path_factory.mktemp("stack") / "secrets"
-    subprocess.run(["sh", str(REPOSITORY / "deploy" / "secrets.sh"), str(secrets)], check=True, capture_output=True)
+    subprocess.run(
+        ["sh", str(REPOSITORY / "deploy" / "secrets.sh"), str(secrets)], check=True, capture_output=True
+    )
     here = Path(__file__).parent
     files = [REPOSITORY / "docker-compose.yml", REPOSITORY / "docker-compose.cpu.yml", here / "fast.yml"]
     image = os.environ.get("MINIO_IMAGE", _S3_IMAGE)

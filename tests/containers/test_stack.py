@@ -170,10 +170,14 @@ def test_backup_and_restore_in_containers(compose: Compose, client: Client, tmp_
 
     def script(name: str) -> None:
         command = ["sh", str(REPOSITORY / "deploy" / "backup" / name), str(tmp_path / "backup")]
-        done = subprocess.run(command, env=environment, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            command, env=environment, cwd=REPOSITORY, capture_output=True, text=True, check=False
+        )
         assert done.returncode == 0, done.stderr
 
-    if subprocess.run(["docker", "image", "inspect", "rclone/rclone:1.75"], capture_output=True, check=False).returncode:
+    if subprocess.run(
+        ["docker", "image", "inspect", "rclone/rclone:1.75"], capture_output=True, check=False
+    ).returncode:
         pytest.skip("no image rclone/rclone:1.75 here")
     script("backup.sh")
     compose("down", "--timeout", "30")
@@ -192,7 +196,9 @@ def test_backup_and_restore_in_containers(compose: Compose, client: Client, tmp_
 def test_metrics_and_logs_tell_what_happened_and_no_more(compose: Compose) -> None:
     script = "import sys, urllib.request as r; print(r.urlopen(sys.argv[1]).read().decode())"
     for service in ("gateway", "worker", "trainer"):
-        assert "narrowcast_" in compose.run_in(service, "python", "-c", script, "http://127.0.0.1:9100/metrics")
+        assert "narrowcast_" in compose.run_in(
+            service, "python", "-c", script, "http://127.0.0.1:9100/metrics"
+        )
     assert "vllm:" in compose.run_in("inference", "python", "-c", script, "http://127.0.0.1:8001/metrics")
 
     logs = compose("logs", "--no-color", "--no-log-prefix", *SERVICES)
@@ -267,4 +273,6 @@ def _everything(client: Client) -> dict[str, Any]:
 
 
 def _sentences(report: dict[str, Any]) -> list[str]:
-    return [line for key in ("description", "conclusion") for line in report[key].split("\n") if len(line) > 20]
+    return [
+        line for key in ("description", "conclusion") for line in report[key].split("\n") if len(line) > 20
+    ]

@@ -20,6 +20,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m narrowcast_local.demo")
     parser.add_argument("--models", type=Path, default=Path(".local/models"), help="folder of base models")
     parser.add_argument("--folder", type=Path, default=Path(".local/demo"), help="where the stack's data go")
+    parser.add_argument("--picture", type=Path, metavar="FILE.svg", help="draw the drafts")
     options = parser.parse_args()
     once = os.environ.get("DEMO_ONCE") == "1"
 
@@ -27,7 +28,7 @@ def main() -> int:
     # command in the background has it ignored.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)
-    show, report = Show(), DemoReport()
+    show, report = Show(options.picture), DemoReport()
     stack = LocalStack(options.folder.resolve(), models=options.models.resolve())
     try:
         Story(stack, show, report).tell()

@@ -1,11 +1,15 @@
 """How the demo looks in a terminal."""
 
+import io
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import plotext
+from rich._export_format import CONSOLE_SVG_FORMAT
 from rich.columns import Columns
 from rich.console import Console
 from rich.panel import Panel
@@ -15,13 +19,18 @@ from rich.table import Table
 METRICS = ("rouge1", "rouge2", "rougeL", "rougeLsum")
 _TITLES = {"rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L", "rougeLsum": "ROUGE-Lsum"}
 _CHART_SIZE = (72, 14)
+_PICTURE_WIDTH = 120
+# A picture must not fetch its letters from somewhere.
+_SVG = re.sub(r"@font-face \{\{.*?\}\}\s*", "", CONSOLE_SVG_FORMAT, flags=re.DOTALL)
 
 
 class Show:
     """Prints what is sent, what comes back, and how far things are."""
 
-    def __init__(self) -> None:
+    def __init__(self, picture: Path | None = None) -> None:
+        """``picture``: where the drafts go as SVG as well."""
         self.console = Console(highlight=False)
+        self._picture = picture
 
     def title(self, number: int, text: str) -> None:
         """Announce a step."""
@@ -68,12 +77,14 @@ class Show:
         plotext.xlabel("step")
         self.console.print(plotext.uncolorize(plotext.build()), markup=False)
 
-    def side_by_side(self, texts: dict[str, str]) -> None:
-        """Show texts next to each other."""
-        width = (self.console.width - 2 * len(texts)) // len(texts)
-        self.console.print(
-            Columns([Panel(text or "(nothing)", title=title, width=width) for title, text in texts.items()])
-        )
+    def side_by_side(self, impression: str, texts: dict[str, str]) -> None:
+        """Show what was written for an impression, next to each other."""
+        self.console.print(_panels(texts, self.console.width))
+        if self._picture is not None:
+            paper = Console(record=True, width=_PICTURE_WIDTH, file=io.StringIO(), force_terminal=True)
+            paper.print(Panel(impression, title="impression", width=_PICTURE_WIDTH - 2))
+            paper.print(_panels(texts, _PICTURE_WIDTH))
+            paper.save_svg(str(self._picture), title="POST /v1/reports", code_format=_SVG)
 
     def rouge_table(self, scores: dict[str, dict[str, float]]) -> None:
         """Show F1 in percent, by contestant."""
@@ -100,6 +111,11 @@ class Bar:
     def finish(self, note: str = "") -> None:
         """Fill the bar."""
         self._progress.update(self._task, total=1, completed=1, note=note)
+
+
+def _panels(texts: dict[str, str], width: int) -> Columns:
+    each = (width - 2 * len(texts)) // len(texts)
+    return Columns([Panel(text or "(nothing)", title=title, width=each) for title, text in texts.items()])
 
 
 def _indented(text: str) -> str:

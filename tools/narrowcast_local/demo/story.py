@@ -170,7 +170,7 @@ class Story:
                 )
                 bar.finish(f"{draft['usage']['completion_tokens']} tokens")
             drafts[title] = draft["description"]
-        self._show.side_by_side({**drafts, "the doctor wrote": row["output"]})
+        self._show.side_by_side(row["input"], {**drafts, "the doctor wrote": row["output"]})
         _hold(bool(drafts["adapter"]), "the adapter wrote nothing")
         _hold(drafts["adapter"] != drafts["base model"], "adapter and base wrote the same")
 
