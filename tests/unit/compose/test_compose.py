@@ -1,0 +1,197 @@
+"""The Compose files, read as they stand: closed, hardened, pinned, and made of settings that exist."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from pydantic import BaseModel
+from pydantic_settings import BaseSettings
+
+from narrowcast_gateway.provisioning.policies import USERS
+from narrowcast_gateway.provisioning.settings import OneShotSettings
+from narrowcast_gateway.settings import GatewaySettings
+from narrowcast_inference.settings import InferenceSection, InferenceSettings
+from narrowcast_trainer.settings import TrainerSettings, TrainingSettings
+
+REPOSITORY = Path(__file__).parents[3]
+SETTINGS: dict[str, type[BaseSettings]] = {
+    "gateway": GatewaySettings,
+    "worker": GatewaySettings,
+    "trainer": TrainerSettings,
+    "inference": InferenceSettings,
+    "provisioning": OneShotSettings,
+}
+MODES = ("split", "sleep", "separate")
+_VARIABLE = re.compile(r"\$\{(\w+)(?::?[-+]([^}]*))?\}")
+
+
+class _Loader(yaml.SafeLoader):
+    """Knows Compose's ``!reset`` and ``!override``."""
+
+
+def _plain(loader: _Loader, _suffix: str, node: yaml.Node) -> Any:
+    if isinstance(node, yaml.MappingNode):
+        return loader.construct_mapping(node, deep=True)
+    return loader.construct_sequence(node, deep=True) if isinstance(node, yaml.SequenceNode) else None
+
+
+_Loader.add_multi_constructor("!", _plain)
+
+
+def _load(name: str) -> Any:
+    return yaml.load((REPOSITORY / name).read_text(), _Loader)
+
+
+@pytest.fixture(scope="module")
+def compose() -> Any:
+    return _load("docker-compose.yml")
+
+
+@pytest.fixture(scope="module")
+def services(compose: Any) -> dict[str, Any]:
+    found: dict[str, Any] = compose["services"]
+    return found
+
+
+def test_only_the_gateway_is_published_without_a_profile(services: dict[str, Any]) -> None:
+    published = {name: service["ports"] for name, service in services.items() if "ports" in service}
+    assert {name for name in published if "profiles" not in services[name]} == {"gateway"}
+    assert set(published) == {"gateway", "tls", "grafana"}
+    for name in ("gateway", "grafana"):
+        assert all(_default(port).startswith("127.0.0.1:") for port in published[name])
+
+
+def test_nothing_but_edge_and_download_leads_outside(compose: Any, services: dict[str, Any]) -> None:
+    open_networks = {name for name, network in compose["networks"].items() if not network.get("internal")}
+    assert open_networks == {"edge", "download"}
+    assert _on(services, "edge") == {"gateway", "tls", "grafana"}
+    assert _on(services, "download") == {"base-model"}
+    assert _on(services, "jobs") == {"gateway", "worker", "trainer", "redis", "prometheus"}
+    assert _on(services, "serving") == {"gateway", "worker", "trainer", "inference", "prometheus"}
+    assert services["base-model"]["networks"] == ["download"], (
+        "what reaches the internet reaches nothing else"
+    )
+
+
+def test_every_service_is_hardened(services: dict[str, Any]) -> None:
+    for name, service in services.items():
+        assert service["read_only"] is True, name
+        assert service["cap_drop"] == ["ALL"], name
+        assert service.get("cap_add", []) == (["NET_BIND_SERVICE"] if name == "tls" else []), name
+        assert service["security_opt"] == ["no-new-privileges:true"], name
+        assert "privileged" not in service, name
+        assert "/var/run/docker.sock" not in str(service), name
+
+
+def test_images_are_pinned(services: dict[str, Any]) -> None:
+    for name, service in services.items():
+        image, _, tag = _default(service["image"]).rpartition(":")
+        assert image, name
+        assert re.search(r"\d", tag), f"{name}: {tag}"
+        assert "latest" not in tag
+
+
+def test_everything_that_serves_is_waited_for(compose: Any, services: dict[str, Any]) -> None:
+    waited = {
+        (name, other): how["condition"]
+        for name, service in services.items()
+        if isinstance(service.get("depends_on"), dict)
+        for other, how in service["depends_on"].items()
+    }
+    for name in ("gateway", "worker", "trainer"):
+        assert waited[name, "redis"] == waited[name, "minio"] == "service_healthy"
+        assert waited[name, "provisioning"] == "service_completed_successfully"
+    for name in ("trainer", "inference"):
+        assert waited[name, "base-model"] == "service_completed_successfully"
+    for name in ("redis", "minio"):
+        assert "healthcheck" in services[name]
+    dockerfiles = {
+        service: (REPOSITORY / "services" / service / "Dockerfile").read_text()
+        for service in ("gateway", "trainer", "inference")
+    }
+    assert all("\nHEALTHCHECK " in text for text in dockerfiles.values())
+
+
+def test_every_variable_is_a_setting() -> None:
+    for file in ("docker-compose.yml", "docker-compose.cpu.yml", "tests/containers/fast.yml"):
+        for name, service in _load(file)["services"].items():
+            for variable in service.get("environment") or {}:
+                if variable.startswith("NARROWCAST_") and name in SETTINGS:
+                    assert _exists(SETTINGS[name], variable), (file, name, variable)
+    for mode in MODES:
+        for name in ("trainer", "inference"):
+            for variable in _env_file(mode, name):
+                if variable.startswith("NARROWCAST_"):
+                    assert _exists(SETTINGS[name], variable), (mode, name, variable)
+
+
+def test_secrets_are_files_named_like_their_setting(compose: Any, services: dict[str, Any]) -> None:
+    assert all(set(secret) == {"file"} for secret in compose["secrets"].values())
+    for name, settings in SETTINGS.items():
+        for secret in services[name]["secrets"]:
+            assert secret["source"] in compose["secrets"]
+            target = secret["target"]
+            assert _exists(settings, target) or target.removeprefix("users/") in USERS, (name, target)
+    users = {secret["target"] for secret in services["provisioning"]["secrets"]} - {
+        "NARROWCAST_STORAGE__SECRET_KEY"
+    }
+    assert users == {f"users/{user}" for user in USERS}
+    for user in USERS:
+        assert services[user]["environment"]["NARROWCAST_STORAGE__ACCESS_KEY"] == user
+    text = (REPOSITORY / "deploy" / "secrets.sh").read_text()
+    assert all(secret in text for secret in compose["secrets"])
+
+
+def test_grace_periods_are_longer_than_what_they_are_for(services: dict[str, Any]) -> None:
+    def seconds(name: str) -> float:
+        return float(services[name]["stop_grace_period"].removesuffix("s"))
+
+    assert seconds("trainer") > TrainingSettings().stop_grace_s
+    assert seconds("inference") > InferenceSection.model_fields["shutdown_timeout_s"].default
+
+
+def test_sharing_a_gpu_is_set_on_both_sides() -> None:
+    for mode in MODES:
+        trainer, inference = _env_file(mode, "trainer"), _env_file(mode, "inference")
+        leases = "NARROWCAST_TRAINER__GPU_LEASE_URLS" in trainer
+        assert leases == (inference.get("NARROWCAST_INFERENCE__GPU_SHARING") == "true") == (mode == "sleep")
+        same_card = trainer["CUDA_VISIBLE_DEVICES"] == inference["CUDA_VISIBLE_DEVICES"]
+        assert same_card == (mode != "separate")
+
+
+def test_the_example_lists_every_variable_and_no_other() -> None:
+    files = [
+        "docker-compose.yml",
+        "docker-compose.cpu.yml",
+        *(f"deploy/gpu/{m}/inference.env" for m in MODES),
+    ]
+    used = {name for file in files for name, _ in _VARIABLE.findall((REPOSITORY / file).read_text())}
+    example = (REPOSITORY / ".env.example").read_text()
+    listed = set(re.findall(r"^#?([A-Z][A-Z0-9_]+)=", example, re.MULTILINE)) - {"COMPOSE_FILE"}
+    assert listed == used
+
+
+def _default(text: str) -> str:
+    return _VARIABLE.sub(lambda found: found[2] or "", text)
+
+
+def _on(services: dict[str, Any], network: str) -> set[str]:
+    return {name for name, service in services.items() if network in service["networks"]}
+
+
+def _env_file(mode: str, service: str) -> dict[str, str]:
+    lines = (REPOSITORY / "deploy" / "gpu" / mode / f"{service}.env").read_text().splitlines()
+    pairs = [line.split("=", 1) for line in lines if line and not line.startswith("#")]
+    return dict(pairs)
+
+
+def _exists(settings: type[BaseModel], variable: str) -> bool:
+    model: Any = settings
+    for part in variable.removeprefix("NARROWCAST_").lower().split("__"):
+        fields = getattr(model, "model_fields", {})
+        if part not in fields:
+            return False
+        model = fields[part].annotation
+    return True
