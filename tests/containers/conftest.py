@@ -19,7 +19,6 @@ OURS = ("gateway", "worker", "trainer", "inference")
 SERVICES = (*OURS, "redis", "minio")
 ONE_SHOTS = ("provisioning", "base-model")
 _UP_S = 900
-_S3_IMAGE = "quay.io/minio/minio:RELEASE.2025-09-07T16-13-09Z"
 
 
 class Compose:
@@ -119,11 +118,8 @@ def compose(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Compose]:
     subprocess.run(
         ["sh", str(REPOSITORY / "deploy" / "secrets.sh"), str(secrets)], check=True, capture_output=True
     )
-    here = Path(__file__).parent
-    files = [REPOSITORY / "docker-compose.yml", REPOSITORY / "docker-compose.cpu.yml", here / "fast.yml"]
-    image = os.environ.get("MINIO_IMAGE", _S3_IMAGE)
-    if _succeeds("docker", "run", "--rm", "--entrypoint", "sh", image, "-c", "command -v weed"):
-        files.append(here / "seaweedfs.yml")
+    files = [REPOSITORY / "docker-compose.yml", REPOSITORY / "docker-compose.cpu.yml"]
+    files.append(Path(__file__).with_name("fast.yml"))
     project = Compose(secrets, files)
     try:
         project.up()

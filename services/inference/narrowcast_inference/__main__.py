@@ -15,7 +15,9 @@ from narrowcast import logs
 from narrowcast.adapters import base_fingerprint
 from narrowcast.errors import NarrowcastError, Unavailable
 from narrowcast_inference.arguments import PLUGIN, cpu_environment, vllm_arguments, vllm_environment
+from narrowcast_inference.cache import cached_adapters
 from narrowcast_inference.cleaning import claim_and_clean
+from narrowcast_inference.metrics import CACHED
 from narrowcast_inference.settings import InferenceSettings
 from narrowcast_inference.vllm_logging import SERVICE, write_config
 
@@ -63,6 +65,7 @@ def main() -> int:
 def _prepare(settings: InferenceSettings) -> None:
     section = settings.inference
     claim_and_clean(section.cache_dir, section.cache_max_bytes)
+    CACHED.set_function(lambda: cached_adapters(section.cache_dir))
     section.base_fingerprint = base_fingerprint(section.base_model_path)
     if section.trained_base_path not in (None, section.base_model_path):
         trained = base_fingerprint(section.trained_base_path)

@@ -14,9 +14,7 @@ from typing import Any, Final
 from narrowcast.adapters import serving_name
 from narrowcast.artifacts import CorruptArtifact
 from narrowcast.errors import InvalidInput, NarrowcastError, NotFound, Unavailable
-from narrowcast_inference.cache import cached_adapters
 from narrowcast_inference.gpu_lease import lease_from_environment
-from narrowcast_inference.metrics import CACHED
 from narrowcast_inference.plugin import is_registered
 from narrowcast_inference.service import Outcome, outcome, service_from_environment, settings_from_environment
 
@@ -41,8 +39,6 @@ class AdapterStatusMiddleware:
 
     def __init__(self, app: App) -> None:
         self._app = app
-        # Here, because vLLM's other processes load the plugin as well but answer no scrape.
-        CACHED.set_function(lambda: cached_adapters(settings_from_environment().inference.cache_dir))
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """Answer what is ours, pass the rest on."""
