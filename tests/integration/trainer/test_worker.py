@@ -12,6 +12,7 @@ from typing import Any
 
 from narrowcast.adapters import AdapterManifest, adapter_prefix, base_fingerprint
 from narrowcast.artifacts import read_manifest
+from narrowcast.estimates.history import EstimateFacts
 from narrowcast.jobs.heartbeat import Heartbeat
 from narrowcast.jobs.records import JobStatus
 from narrowcast.prompts import TEMPLATE_HASH, instruction_for
@@ -51,6 +52,11 @@ def test_a_queued_job_becomes_an_adapter(
     metrics = job.result["metrics"]
     assert {"train_loss", "valid_loss", "seconds", "trained_tokens", "tokens_per_s"} <= set(metrics)
     assert metrics["steps"] == 10
+    assert metrics["micro_batch_rows"] == 2
+    facts = EstimateFacts(desk.connections.redis)
+    (node,) = facts.nodes()
+    assert facts.config(TOY) == json.loads((models_dir / TOY / "config.json").read_text())
+    assert facts.correction(node.name, "peft").jobs == 1, "what the job took is kept for estimates"
     assert desk.checkpoints(job.id) == []
     assert not (trainer_settings.trainer.work_dir / job.id).exists()
 
