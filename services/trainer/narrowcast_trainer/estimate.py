@@ -13,8 +13,10 @@ from narrowcast.estimates.estimate import Estimate, Plan, check_plan, estimate
 from narrowcast.estimates.history import NodeFacts
 from narrowcast.estimates.memory import GIB
 from narrowcast.estimates.shapes import Range, TrainingShape
+from narrowcast_trainer.batches import MICRO_BATCH_TOKENS
 from narrowcast_trainer.estimate_table import PAPER, table
-from narrowcast_trainer.node import first_gpu
+from narrowcast_trainer.node import cpu_facts, first_gpu
+from narrowcast_trainer.settings import TrainingSettings
 
 _REFERENCE: Final = ("Tesla T4", 15 * GIB)
 """Where there is no GPU and none is named: the smallest one that the paper's recipe is meant for."""
@@ -60,8 +62,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--quantization", choices=("nf4", "int8", "none"), help="nf4, or none with --device cpu")
     add("--device", choices=("cuda", "cpu"), default="cuda", help="(%(default)s)")
     add("--gpu", help="its name, as nvidia-smi has it; this machine's, or a Tesla T4 if it has none")
-    add("--gpu-memory", type=float, metavar="GIB", help="its memory, or a CPU's; needed with --gpu")
-    add("--cores", type=_positive, default=1, help="of the CPU, with --device cpu (%(default)s)")
+    add("--gpu-memory", type=float, metavar="GIB", help="its memory, needed with --gpu; or this machine's")
+    add("--cores", type=_positive, help="of the CPU, with --device cpu; all that this process may use")
     add("--json", action="store_true", help="print JSON, in bytes and minutes")
     add("--table", action="store_true", help="print docs/estimates.md: common bases, the paper's recipe")
     return parser
@@ -86,15 +88,24 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _node(options: argparse.Namespace) -> NodeFacts:
-    cpu = options.device == "cpu"
-    named = ("cpu", 0) if cpu else (options.gpu, 0) if options.gpu else first_gpu() or _REFERENCE
-    memory = int(options.gpu_memory * GIB) if options.gpu_memory else named[1]
-    if not memory:
-        raise InvalidInput("--gpu-memory says how much memory the device has", param="gpu_memory")
-    engine = "peft" if cpu else "unsloth"
-    facts = {"name": named[0], "device": options.device, "memory_bytes": memory, "engine": engine}
-    tokens = options.max_length * options.micro_batch
-    return NodeFacts.model_validate(facts | {"micro_batch_tokens": tokens, "cores": options.cores})
+    settings = TrainingSettings(threads=options.cores)
+    if options.device == "cpu":
+        node = cpu_facts(settings)
+    elif options.gpu:
+        if not options.gpu_memory:
+            raise InvalidInput("--gpu-memory says how much memory that GPU has", param="gpu_memory")
+        node = _gpu(options.gpu, 1)
+    else:
+        node = _gpu(*(first_gpu() or _REFERENCE))
+    memory = int(options.gpu_memory * GIB) if options.gpu_memory else node.memory_bytes
+    return node.model_copy(update={"memory_bytes": memory})
+
+
+def _gpu(name: str, memory: int) -> NodeFacts:
+    tokens = MICRO_BATCH_TOKENS["cuda"]
+    return NodeFacts(
+        name=name, device="cuda", memory_bytes=memory, engine="unsloth", micro_batch_tokens=tokens
+    )
 
 
 def _estimate(architecture: Architecture, options: argparse.Namespace) -> Estimate:
@@ -105,6 +116,7 @@ def _estimate(architecture: Architecture, options: argparse.Namespace) -> Estima
         micro_batch=options.micro_batch,
         engine=options.engine or node.engine,
         quantization=options.quantization or ("nf4" if node.device == "cuda" else "none"),
+        autocast=node.bf16,
     )
     plan = Plan(shape, options.rows, options.epochs, options.batch_size, options.tokens_per_row)
     check_plan(plan)

@@ -24,26 +24,37 @@ _BF16_FLAGS: Final = {"avx512_bf16", "amx_bf16"}
 def node_facts(settings: TrainingSettings) -> NodeFacts:
     """Return what this node is. PyTorch is not asked: it stays out of the worker's process."""
     gpu = first_gpu()
-    device, engine = ("cuda" if gpu else "cpu"), "peft"
-    if gpu and find_spec("unsloth") is not None:
-        engine = "unsloth"
-    name, memory = gpu or ("cpu", _process_memory())
-    return NodeFacts.model_validate(
-        {
-            "name": name,
-            "device": device,
-            "memory_bytes": memory,
-            "engine": engine,
-            "micro_batch_tokens": settings.micro_batch_tokens or MICRO_BATCH_TOKENS["cuda" if gpu else "cpu"],
-            "cores": settings.threads or len(os.sched_getaffinity(0)),
-            "bf16": bool(gpu) or _multiplies_bf16(),
-        }
+    if gpu is None:
+        return cpu_facts(settings)
+    name, memory = gpu
+    return NodeFacts(
+        name=name,
+        device="cuda",
+        memory_bytes=int(memory * settings.gpu_memory_share),
+        engine="peft" if find_spec("unsloth") is None else "unsloth",
+        micro_batch_tokens=settings.micro_batch_tokens or MICRO_BATCH_TOKENS["cuda"],
+    )
+
+
+def cpu_facts(settings: TrainingSettings) -> NodeFacts:
+    """Return what this node is without its GPU."""
+    return NodeFacts(
+        name="cpu",
+        device="cpu",
+        memory_bytes=_process_memory(),
+        engine="peft",
+        micro_batch_tokens=settings.micro_batch_tokens or MICRO_BATCH_TOKENS["cpu"],
+        cores=settings.threads or len(os.sched_getaffinity(0)),
+        bf16=_multiplies_bf16(),
     )
 
 
 def first_gpu() -> tuple[str, int] | None:
     """Return name and memory in bytes of the GPU that a training would use, or None."""
     command = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader,nounits"]
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:  # which nvidia-smi does not heed by itself
+        command.append(f"--id={visible.partition(',')[0]}")
     try:
         answer = subprocess.run(command, capture_output=True, text=True, check=True, timeout=_QUERY_S).stdout
         name, memory = answer.splitlines()[0].rsplit(",", 1)

@@ -113,10 +113,10 @@ def estimate_memory(
     architecture: Architecture, shape: TrainingShape, correction: Correction | None = None
 ) -> MemoryEstimate:
     """Return the peak by purpose."""
-    terms = memory_terms(architecture, shape)
+    terms = {name: round(term) for name, term in memory_terms(architecture, shape).items()}
     computed = sum(terms.values(), Range.of(0))
-    extra = computed * ((correction or Correction()).memory - 1)
-    allocator = slack(computed + extra)
+    extra = round(computed * ((correction or Correction()).memory - 1))
+    allocator = round(slack(computed + extra))
     total = computed + extra + allocator
     own = context(shape)
     return MemoryEstimate(

@@ -67,5 +67,8 @@ class Range(BaseModel):
             low=self.low + other.low, expected=self.expected + other.expected, high=self.high + other.high
         )
 
+    def __round__(self) -> "Range":
+        return Range(low=round(self.low), expected=round(self.expected), high=round(self.high))
+
     def __mul__(self, factor: float) -> "Range":
         return Range(low=self.low * factor, expected=self.expected * factor, high=self.high * factor)

@@ -92,7 +92,7 @@ def test_a_folder_and_a_cpu_will_do(capsys: pytest.CaptureFixture[str], base_mod
         (["--config", "/does/not/exist"], "cannot be read"),
         (["--config", "CONFIG", "--micro-batch", "3"], "cannot be cut into micro-batches of 3"),
         (["--config", "CONFIG", "--gpu", "Tesla T4"], "--gpu-memory"),
-        (["--config", "CONFIG", "--device", "cpu", "--gpu-memory", "8", "--engine", "unsloth"], "needs CUDA"),
+        (["--config", "CONFIG", "--device", "cpu", "--engine", "unsloth"], "needs CUDA"),
     ],
 )
 def test_what_cannot_be_estimated_is_said(
@@ -113,6 +113,7 @@ def test_a_gpu_is_what_nvidia_smi_says(tmp_path: Path, monkeypatch: pytest.Monke
     program.write_text("#!/bin/sh\necho 'NVIDIA A10, 23028'\necho 'NVIDIA A10, 23028'\n")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     assert first_gpu() == ("NVIDIA A10", 23028 * 1024**2)
     facts = node_facts(TrainingSettings())
     assert (facts.name, facts.device, facts.micro_batch_tokens) == (
@@ -120,6 +121,11 @@ def test_a_gpu_is_what_nvidia_smi_says(tmp_path: Path, monkeypatch: pytest.Monke
         "cuda",
         MICRO_BATCH_TOKENS["cuda"],
     )
+    shared = node_facts(TrainingSettings(gpu_memory_share=0.5))
+    assert shared.memory_bytes == facts.memory_bytes // 2
+    program.write_text("#!/bin/sh\n[ \"$3\" = --id=1 ] && echo 'Tesla T4, 15360'\n")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,0")
+    assert first_gpu() == ("Tesla T4", 15360 * 1024**2)
     program.write_text("#!/bin/sh\necho 'No devices were found'\nexit 6\n")
     assert first_gpu() is None
 
