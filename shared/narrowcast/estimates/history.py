@@ -7,8 +7,9 @@ zero must still be known. Keyed by the type of GPU, not by the node, so that not
 import json
 import math
 import statistics
-from collections.abc import Iterable, Mapping
-from typing import Any, Final
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from typing import Any, Final, TypeVar
 
 import redis
 from pydantic import BaseModel, Field, ValidationError
@@ -16,6 +17,7 @@ from pydantic import BaseModel, Field, ValidationError
 from narrowcast.errors import NotFound
 from narrowcast.estimates.shapes import Device, Engine
 
+_M = TypeVar("_M", bound=BaseModel)
 _NODES, _BASES = "nc:estimates:nodes", "nc:estimates:bases"
 KEPT_OBSERVATIONS: Final = 9
 """The newest ones: what an engine needs changes with its version."""
@@ -91,7 +93,7 @@ class EstimateFacts:
 
     def nodes(self) -> list[NodeFacts]:
         """Return every type of node that has reported, by name."""
-        return [NodeFacts.model_validate_json(raw) for _, raw in sorted(self._redis.hgetall(_NODES).items())]
+        return list(_readable(NodeFacts, (raw for _, raw in sorted(self._redis.hgetall(_NODES).items()))))
 
     def config(self, base: str) -> dict[str, Any]:
         """Return a base model's ``config.json``.
@@ -116,13 +118,15 @@ class EstimateFacts:
 
     def correction(self, node: str, engine: str) -> Correction:
         """Return what to multiply by on this type of GPU with this engine."""
-        found = []
-        for raw in self._redis.lrange(_observations(node, engine), 0, KEPT_OBSERVATIONS - 1):
-            try:
-                found.append(Observation.model_validate_json(raw))
-            except ValidationError:
-                continue  # written by another version
-        return corrected(found)
+        newest = self._redis.lrange(_observations(node, engine), 0, KEPT_OBSERVATIONS - 1)
+        return corrected(_readable(Observation, newest))
+
+
+def _readable(kind: type[_M], raw: Iterable[str]) -> Iterator[_M]:
+    for one in raw:
+        # A trainer of another version may have written it.
+        with suppress(ValidationError):
+            yield kind.model_validate_json(one)
 
 
 def _observations(node: str, engine: str) -> str:

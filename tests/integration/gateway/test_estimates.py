@@ -106,6 +106,8 @@ def test_no_more_is_kept_of_jobs_than_is_used(connections: Connections, facts: E
     assert connections.redis.llen(key) == KEPT_OBSERVATIONS
     connections.redis.lpush(key, '{"memory_ratio": "of another version"}')
     assert facts.correction(T4.name, "unsloth").jobs == KEPT_OBSERVATIONS - 1
+    connections.redis.hset("nc:estimates:nodes", "A GPU", '{"name": "of another version"}')
+    assert facts.nodes() == [T4]
 
 
 @pytest.mark.parametrize(
