@@ -17,6 +17,7 @@ LANGUAGE = {"slovnet", "navec", "pymorphy3"}
         ("narrowcast_gateway.app", ENGINES),
         ("narrowcast_gateway.worker", ENGINES),
         ("narrowcast_trainer.worker", ENGINES | WEB),
+        ("narrowcast_trainer.estimate", ENGINES | WEB),
         ("narrowcast_inference.cache", ENGINES | WEB),
         ("narrowcast_local.stack", ENGINES | WEB),
     ],

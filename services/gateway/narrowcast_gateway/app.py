@@ -12,6 +12,7 @@ from narrowcast_gateway import errors
 from narrowcast_gateway.adapters.routes import router as models
 from narrowcast_gateway.corpora.routes import router as corpora
 from narrowcast_gateway.datasets.routes import router as datasets
+from narrowcast_gateway.estimates.routes import router as estimates
 from narrowcast_gateway.evaluation.routes import router as evaluations
 from narrowcast_gateway.files.routes import router as files
 from narrowcast_gateway.generation.routes import router as generation
@@ -48,7 +49,7 @@ def create_app(settings: GatewaySettings) -> FastAPI:
         generate_unique_id_function=lambda route: route.name,
     )
     v1 = APIRouter(prefix="/v1")
-    for router in (corpora, datasets, files, training, models, generation, evaluations):
+    for router in (corpora, datasets, files, training, estimates, models, generation, evaluations):
         v1.include_router(router)
     app.include_router(v1)
     app.include_router(health)

@@ -8,9 +8,11 @@ from anyio import to_thread
 
 from narrowcast.connections import Connections
 from narrowcast.errors import Unavailable
+from narrowcast.estimates.history import EstimateFacts
 from narrowcast_gateway.adapters.service import Adapters
 from narrowcast_gateway.corpora.service import Corpora
 from narrowcast_gateway.datasets.service import Datasets
+from narrowcast_gateway.estimates.service import Estimates
 from narrowcast_gateway.evaluation.service import Evaluations
 from narrowcast_gateway.files.service import Files
 from narrowcast_gateway.generation.service import Generation
@@ -32,6 +34,7 @@ class Services:
     datasets: Datasets
     files: Files
     training: Training
+    estimates: Estimates
     generation: Generation
     evaluations: Evaluations
 
@@ -67,6 +70,7 @@ def create_services(settings: GatewaySettings, connections: Connections, http: h
     """Wire everything; nothing is sent yet."""
     adapters = Adapters(connections.storage.models, settings.servers)
     datasets = Datasets(connections.storage.data)
+    training = Training(connections.jobs, datasets, settings.servers)
     return Services(
         connections=connections,
         keys=ApiKeys(connections.redis),
@@ -74,7 +78,8 @@ def create_services(settings: GatewaySettings, connections: Connections, http: h
         corpora=Corpora(connections, settings.uploads),
         datasets=datasets,
         files=Files(datasets),
-        training=Training(connections.jobs, datasets, settings.servers),
+        training=training,
+        estimates=Estimates(EstimateFacts(connections.redis), training, datasets, settings.servers),
         generation=Generation(adapters, settings.servers, http),
         evaluations=Evaluations(connections, adapters, datasets),
     )

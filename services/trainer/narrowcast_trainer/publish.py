@@ -41,6 +41,7 @@ def result_of(manifest: AdapterManifest) -> dict[str, Any]:
     """Return what the job's record says of its adapter."""
     return {
         "adapter_id": manifest.id,
+        "engine": manifest.engine,
         "trained_tokens": int(manifest.metrics.get("trained_tokens", 0)),
         "metrics": manifest.metrics,
     }

@@ -27,6 +27,8 @@ class TrainingSettings(BaseModel):
     """CPU threads of the training process; None takes every core this process may use."""
     micro_batch_tokens: int | None = Field(None, ge=1)
     """Tokens, padding included, in one forward pass; None: 8192 on CUDA, 1536 on a CPU."""
+    gpu_memory_share: float = Field(1.0, gt=0, le=1)
+    """Of the GPU's memory, what training may count on; the rest is a server's that runs beside it."""
     gpu_lease_urls: tuple[HttpUrl, ...] = ()
     """Inference servers with ``gpu_sharing`` on this trainer's GPU: they sleep while a job trains."""
     gpu_lease_ttl_s: float = Field(30.0, gt=0, le=600)

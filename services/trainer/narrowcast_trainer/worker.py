@@ -9,6 +9,7 @@ from celery import Celery, signals
 from narrowcast import logs, metrics
 from narrowcast.connections import Connections, connect
 from narrowcast.errors import NarrowcastError
+from narrowcast.estimates.history import EstimateFacts
 from narrowcast.jobs.heartbeat import Heartbeat
 from narrowcast.jobs.one_job import end_after_one_job
 from narrowcast.jobs.queue import GPU_QUEUE, TASKS
@@ -17,11 +18,13 @@ from narrowcast.jobs.records import JobKind
 from narrowcast.jobs.running import RunningJob, run_job
 from narrowcast.jobs.worker import create_worker_app, run_worker_app
 from narrowcast_trainer.job import sweep_checkpoints, train
-from narrowcast_trainer.settings import TrainerSettings
+from narrowcast_trainer.node import report_node
+from narrowcast_trainer.observing import observe
+from narrowcast_trainer.settings import TrainerSettings, TrainingSettings
 
 _log = logs.get(__name__)
 _HEARTBEAT_S = 5.0
-_CHECKPOINT_SWEEP_S = 600.0
+_BACKGROUND_S = 600.0
 _WAIT_FOR_THE_JOB_S = 60.0
 
 
@@ -41,7 +44,9 @@ def create_worker(settings: TrainerSettings) -> Celery:
     @app.task(name=TASKS[JobKind.TRAINING])  # type: ignore[untyped-decorator]
     def run_training(job_id: str) -> None:
         def handler(running: RunningJob) -> dict[str, object]:
-            return train(running, connections().storage.models, settings, stop.is_set)
+            result = train(running, connections().storage.models, settings, stop.is_set)
+            observe(EstimateFacts(connections().redis), settings.trainer, running.job, result)
+            return result
 
         with stop.on_sigterm():
             run_job(connections().jobs, settings.jobs, job_id, handler)
@@ -55,7 +60,9 @@ def create_worker(settings: TrainerSettings) -> Celery:
     def start_background(sender: object, **_: object) -> None:
         own = connect(settings, app)
         Reaper(own.jobs, settings.jobs).start()
-        threading.Thread(target=_sweep, args=(own,), name="checkpoint-sweep", daemon=True).start()
+        threading.Thread(
+            target=_background, args=(own, settings.trainer), name="background", daemon=True
+        ).start()
         heartbeat = Heartbeat(settings.trainer.heartbeat_file)
         heartbeat.beat()
         # In the consumer's own loop, so that a beat proves that the loop turns.
@@ -65,14 +72,16 @@ def create_worker(settings: TrainerSettings) -> Celery:
     return app
 
 
-def _sweep(connections: Connections) -> None:
+def _background(connections: Connections, settings: TrainingSettings) -> None:
     while True:
         try:
+            # Again each time: base models are added, and Redis may have been emptied.
+            report_node(EstimateFacts(connections.redis), settings)
             if swept := sweep_checkpoints(connections.jobs, connections.storage.models):
                 _log.info("checkpoints_swept", jobs=swept)
         except (NarrowcastError, redis.RedisError):
-            _log.warning("checkpoint_sweep_failed", exc_info=True)
-        threading.Event().wait(_CHECKPOINT_SWEEP_S)
+            _log.warning("background_failed", exc_info=True)
+        threading.Event().wait(_BACKGROUND_S)
 
 
 def run_worker(settings: TrainerSettings, *, one_job: bool = False) -> int:

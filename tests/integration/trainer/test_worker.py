@@ -12,6 +12,7 @@ from typing import Any
 
 from narrowcast.adapters import AdapterManifest, adapter_prefix, base_fingerprint
 from narrowcast.artifacts import read_manifest
+from narrowcast.estimates.history import EstimateFacts, Observation
 from narrowcast.jobs.heartbeat import Heartbeat
 from narrowcast.jobs.records import JobStatus
 from narrowcast.prompts import TEMPLATE_HASH, instruction_for
@@ -51,6 +52,15 @@ def test_a_queued_job_becomes_an_adapter(
     metrics = job.result["metrics"]
     assert {"train_loss", "valid_loss", "seconds", "trained_tokens", "tokens_per_s"} <= set(metrics)
     assert metrics["steps"] == 10
+    assert metrics["micro_batch_rows"] == 2
+    facts = EstimateFacts(desk.connections.redis)
+    (node,) = facts.nodes()
+    assert facts.config(TOY) == json.loads((models_dir / TOY / "config.json").read_text())
+    (raw,) = desk.connections.redis.lrange(f"nc:estimates:observations:{node.name}:peft", 0, -1)  # type: ignore[misc]
+    took = Observation.model_validate_json(raw)
+    assert 0.5 < took.memory_ratio < 2, "the estimate of a real process is of the right size"
+    assert took.speed_ratio is not None
+    assert facts.correction(node.name, "peft").jobs == 1
     assert desk.checkpoints(job.id) == []
     assert not (trainer_settings.trainer.work_dir / job.id).exists()
 

@@ -40,7 +40,7 @@ class Training:
         """
         if base_model not in self._servers.bases:
             raise NotFound("no such base model", code="model_not_found", param="model")
-        checked = self._check(hyperparameters)
+        checked = self.check(hyperparameters)
         self._trainable(tenant, training_file, "training_file")
         if validation_file is not None:
             self._trainable(tenant, validation_file, "validation_file")
@@ -94,7 +94,12 @@ class Training:
             events = events[places[0] + 1 :]
         return events[:limit], len(events) > limit
 
-    def _check(self, hyperparameters: dict[str, Any]) -> Hyperparameters:
+    def check(self, hyperparameters: dict[str, Any]) -> Hyperparameters:
+        """Return the hyper-parameters with defaults filled in.
+
+        Raises:
+            InvalidInput: one of them cannot be trained with, or what it makes not be served.
+        """
         if "rank" not in hyperparameters:
             # The default must be servable: a site with little memory serves small ranks only.
             default = Hyperparameters.model_fields["rank"].default

@@ -41,7 +41,8 @@ class Trained:
     metrics: dict[str, float]
     """``train_loss`` and ``valid_loss`` (nats per trained token, the last epoch's), ``seconds`` (over
     all attempts), ``steps``, ``tokens_per_s`` (this attempt's, padding left out), ``trainable_parameters``,
-    ``peak_memory_bytes``."""
+    ``peak_memory_bytes`` (of tensors on CUDA, without one of the process), ``micro_batch_rows``,
+    ``longest_row_tokens``."""
 
 
 class TrainingStopped(Exception):

@@ -15,15 +15,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback
 from trl.trainer.sft_config import SFTConfig
 
 from narrowcast.errors import JobFailed
-from narrowcast_trainer.batches import LengthGrouped, micro_batch
+from narrowcast_trainer.batches import MICRO_BATCH_TOKENS, LengthGrouped, micro_batch
 from narrowcast_trainer.data import Example
 from narrowcast_trainer.engines.base import Trained, TrainingStopped, TrainingTask
 from narrowcast_trainer.engines.callback import JobCallback
 from narrowcast_trainer.engines.completion import CompletionTrainer
 
-_CUDA_MICRO_BATCH_TOKENS = 8192
-_CPU_MICRO_BATCH_TOKENS = 1536
-"""Four rows of a report's length: larger matrices gained 2 % and took twice the memory."""
 _KIB = 1024
 
 
@@ -74,6 +71,9 @@ class PeftEngine:
             "seconds": round(earlier + time.monotonic() - started, 1),
             "peak_memory_bytes": float(_peak_memory()),
             "trainable_parameters": float(model.num_parameters(only_trainable=True)),
+            # What the memory was needed for; estimates learn from it.
+            "micro_batch_rows": float(trainer.args.per_device_train_batch_size),
+            "longest_row_tokens": float(max(len(example.input_ids) for example in task.train)),
         }
         return Trained(adapter, metrics)
 
@@ -164,7 +164,7 @@ def _config(task: TrainingTask, precision: Precision, rows_at_once: int) -> SFTC
 def _micro_batch_tokens(task: TrainingTask) -> int:
     if task.settings.micro_batch_tokens is not None:
         return task.settings.micro_batch_tokens
-    return _CUDA_MICRO_BATCH_TOKENS if torch.cuda.is_available() else _CPU_MICRO_BATCH_TOKENS
+    return MICRO_BATCH_TOKENS["cuda" if torch.cuda.is_available() else "cpu"]
 
 
 def _dataset(examples: list[Example]) -> Dataset | None:

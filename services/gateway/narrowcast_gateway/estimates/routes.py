@@ -1,0 +1,16 @@
+"""``/v1/fine_tuning/estimates``."""
+
+from fastapi import APIRouter
+
+from narrowcast_gateway.deps import ServicesDep, TenantDep
+from narrowcast_gateway.estimates.schemas import CreateEstimate, FineTuningEstimate
+
+router = APIRouter(prefix="/fine_tuning/estimates", tags=["fine-tuning"])
+
+
+@router.post("")
+def create_fine_tuning_estimate(
+    request: CreateEstimate, services: ServicesDep, tenant: TenantDep
+) -> FineTuningEstimate:
+    """Say what a training will need, and what to change if it does not fit; nothing is queued."""
+    return FineTuningEstimate.of(services.estimates.create(tenant, request.question()))

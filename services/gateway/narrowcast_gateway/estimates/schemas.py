@@ -1,0 +1,89 @@
+"""``/v1/fine_tuning/estimates`` on the wire."""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from narrowcast.estimates.estimate import Estimate
+from narrowcast.estimates.shapes import Quantization
+from narrowcast_gateway.estimates.service import Answer, Question
+from narrowcast_gateway.training.schemas import (
+    CreateFineTuningJob,
+    HyperparametersRequest,
+    Method,
+    merge,
+)
+
+
+class CreateEstimate(BaseModel):
+    """A training as it would be sent to `/v1/fine_tuning/jobs`, as far as it is known yet."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    model: str
+    training_file: str | None = None
+    """A file id or a dataset id, whose training rows are counted; or say `rows`."""
+    rows: int | None = Field(None, ge=1, le=100_000_000)
+    tokens_per_row: float | None = Field(None, gt=0)
+    """On average; left out, every row is taken for the longest, so the time is an upper bound."""
+    longest_row: int | None = Field(None, ge=1)
+    """Tokens, which memory depends on; left out, `max_length`."""
+    micro_batch: int | None = Field(None, ge=1, le=512)
+    """Rows at once; left out, as many as the trainer would take."""
+    quantization: Quantization | None = None
+    """Left out, `nf4` with the `unsloth` engine, else `none`."""
+    gpu: str | None = None
+    """Type of GPU, as nvidia-smi names it; left out, the one with the most memory that has reported."""
+    method: Method | None = None
+    hyperparameters: HyperparametersRequest | None = None
+
+    @model_validator(mode="after")
+    def _rows_are_known(self) -> "CreateEstimate":
+        if (self.training_file is None) == (self.rows is None):
+            raise ValueError("say either training_file or rows")
+        return self
+
+    def question(self) -> Question:
+        """Return it as the service takes it."""
+        job = CreateFineTuningJob(
+            model=self.model, training_file="", method=self.method, hyperparameters=self.hyperparameters
+        )
+        return Question(
+            base_model=self.model,
+            hyperparameters=merge(job),
+            training_file=self.training_file,
+            rows=self.rows,
+            tokens_per_row=self.tokens_per_row,
+            longest_row=self.longest_row,
+            micro_batch=self.micro_batch,
+            quantization=self.quantization,
+            gpu=self.gpu,
+        )
+
+
+class FineTuningEstimate(Estimate):
+    """What the training will need: memory in bytes, time in minutes, each as low, expected, high."""
+
+    object: Literal["fine_tuning.estimate"] = "fine_tuning.estimate"
+    model: str
+    engine: str
+    quantization: str
+    micro_batch: int
+    max_length: int
+    rank: int
+    rows: int
+
+    @classmethod
+    def of(cls, answer: Answer) -> "FineTuningEstimate":
+        """Return the estimate with what it was made for."""
+        shape = answer.plan.shape
+        return cls(
+            **answer.estimate.model_dump(),
+            model=answer.base_model,
+            engine=shape.engine,
+            quantization=shape.quantization,
+            micro_batch=shape.micro_batch,
+            max_length=shape.length,
+            rank=shape.rank,
+            rows=answer.plan.rows,
+        )

@@ -1,0 +1,166 @@
+"""Estimates a training without any server: ``python -m narrowcast_trainer.estimate --config config.json``."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any, Final
+
+from narrowcast.errors import InvalidInput
+from narrowcast.estimates.advice import Change
+from narrowcast.estimates.architecture import Architecture, read_architecture
+from narrowcast.estimates.estimate import Estimate, Plan, check_plan, estimate
+from narrowcast.estimates.history import NodeFacts
+from narrowcast.estimates.memory import GIB
+from narrowcast.estimates.shapes import Range, TrainingShape
+from narrowcast_trainer.batches import MICRO_BATCH_TOKENS
+from narrowcast_trainer.estimate_table import PAPER, table
+from narrowcast_trainer.node import cpu_facts, first_gpu
+from narrowcast_trainer.settings import TrainingSettings
+
+_REFERENCE: Final = ("Tesla T4", 15 * GIB)
+"""Where there is no GPU and none is named: the smallest one that the paper's recipe is meant for."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Return the exit status: 0, or 2 for what cannot be estimated."""
+    options = _parser().parse_args(arguments)
+    try:
+        if options.table:
+            sys.stdout.write(table())
+            return 0
+        if options.config is None:
+            raise InvalidInput("--config is required, or --table", param="config")
+        found = _estimate(read_architecture(_read(options.config)), options)
+    except InvalidInput as error:
+        sys.stderr.write(f"{error.message}\n")
+        return 2
+    sys.stdout.write(_as_json(found) if options.json else _as_text(found))
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m narrowcast_trainer.estimate",
+        description="Memory and time of a LoRA training, from the base model's config.json alone.",
+    )
+    add = parser.add_argument
+    add("--config", type=Path, help="the base model's config.json, or the folder that holds it")
+    add("--rank", type=_positive, default=PAPER.rank, help="of LoRA (%(default)s)")
+    add(
+        "--max-length",
+        type=_positive,
+        default=PAPER.max_length,
+        help="tokens a row (%(default)s)",
+    )
+    add("--micro-batch", type=_positive, default=PAPER.micro_batch, help="rows at once (%(default)s)")
+    add("--batch-size", type=_positive, default=PAPER.batch_size, help="rows a step (%(default)s)")
+    add("--rows", type=_positive, default=PAPER.rows, help="of the training split (%(default)s)")
+    add("--epochs", type=_positive, default=PAPER.epochs, help="(%(default)s)")
+    add("--tokens-per-row", type=float, help="on average; without it every row is taken for the longest")
+    add("--engine", choices=("unsloth", "peft"), help="unsloth, or peft with --device cpu")
+    add("--quantization", choices=("nf4", "int8", "none"), help="nf4, or none with --device cpu")
+    add("--device", choices=("cuda", "cpu"), default="cuda", help="(%(default)s)")
+    add("--gpu", help="its name, as nvidia-smi has it; this machine's, or a Tesla T4 if it has none")
+    add("--gpu-memory", type=float, metavar="GIB", help="its memory, needed with --gpu; or this machine's")
+    add("--cores", type=_positive, help="of the CPU, with --device cpu; all that this process may use")
+    add("--json", action="store_true", help="print JSON, in bytes and minutes")
+    add("--table", action="store_true", help="print docs/estimates.md: common bases, the paper's recipe")
+    return parser
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return number
+
+
+def _read(path: Path) -> dict[str, Any]:
+    path = path / "config.json" if path.is_dir() else path
+    try:
+        config = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise InvalidInput(f"{path} cannot be read as JSON", param="config") from error
+    if not isinstance(config, dict):
+        raise InvalidInput(f"{path} is not a model's config.json", param="config")
+    return config
+
+
+def _node(options: argparse.Namespace) -> NodeFacts:
+    settings = TrainingSettings(threads=options.cores)
+    if options.device == "cpu":
+        node = cpu_facts(settings)
+    elif options.gpu:
+        if not options.gpu_memory:
+            raise InvalidInput("--gpu-memory says how much memory that GPU has", param="gpu_memory")
+        node = _gpu(options.gpu, 1)
+    else:
+        node = _gpu(*(first_gpu() or _REFERENCE))
+    memory = int(options.gpu_memory * GIB) if options.gpu_memory else node.memory_bytes
+    return node.model_copy(update={"memory_bytes": memory})
+
+
+def _gpu(name: str, memory: int) -> NodeFacts:
+    tokens = MICRO_BATCH_TOKENS["cuda"]
+    return NodeFacts(
+        name=name, device="cuda", memory_bytes=memory, engine="unsloth", micro_batch_tokens=tokens
+    )
+
+
+def _estimate(architecture: Architecture, options: argparse.Namespace) -> Estimate:
+    node = _node(options)
+    shape = TrainingShape(
+        rank=options.rank,
+        length=options.max_length,
+        micro_batch=options.micro_batch,
+        engine=options.engine or node.engine,
+        quantization=options.quantization or ("nf4" if node.device == "cuda" else "none"),
+        autocast=node.bf16,
+    )
+    plan = Plan(shape, options.rows, options.epochs, options.batch_size, options.tokens_per_row)
+    check_plan(plan)
+    return estimate(architecture, plan, node)
+
+
+def _as_json(found: Estimate) -> str:
+    total = found.memory.total
+    # In the unit of the paper's figure, and of nvidia-smi's.
+    gib = {name: round(value / GIB, 3) for name, value in total.model_dump().items()}
+    return json.dumps(found.model_dump() | {"total_gib": gib}, indent=1) + "\n"
+
+
+def _as_text(found: Estimate) -> str:
+    lines = [
+        f"{found.trainable_parameters:,} trainable of {found.parameters:,} parameters, {found.steps} steps",
+        f"{'GiB':24}{'low':>9}{'expected':>10}{'high':>9}",
+    ]
+    lines += [f"{name.replace('_', ' '):24}" + _figures(value * (1 / GIB), 2) for name, value in found.memory]
+    if found.time is not None:
+        lines.append(f"{'minutes':24}" + _figures(found.time.minutes, 0))
+    if found.device_memory_bytes is not None:
+        size = found.device_memory_bytes / GIB
+        lines.append(f"fits {found.device} ({size:.1f} GiB): {found.fits}")
+    lines += [
+        f"  with {_settings(change)}: {_gib(change.required)} ({change.consequence})"
+        for change in found.changes
+    ]
+    if found.fits == "no" and not found.changes:
+        lines.append("  no change makes it fit: take a smaller base model")
+    return "\n".join(lines) + "\n"
+
+
+def _figures(value: Range, digits: int) -> str:
+    return f"{value.low:9.{digits}f}{value.expected:10.{digits}f}{value.high:9.{digits}f}"
+
+
+def _settings(change: Change) -> str:
+    return ", ".join(f"{parameter} {value}" for parameter, value in change.settings.items())
+
+
+def _gib(value: Range) -> str:
+    return f"{value.low / GIB:.1f} – {value.high / GIB:.1f} GiB"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

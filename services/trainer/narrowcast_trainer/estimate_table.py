@@ -1,0 +1,125 @@
+"""Writes ``docs/estimates.md``: what common bases need for the paper's recipe."""
+
+import json
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any, Final
+
+from narrowcast.estimates.architecture import Architecture, read_architecture
+from narrowcast.estimates.estimate import estimate_memory
+from narrowcast.estimates.memory import GIB
+from narrowcast.estimates.shapes import Engine, Quantization, Range, TrainingShape
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What the paper trained with."""
+
+    rank: int = 64
+    max_length: int = 2048
+    micro_batch: int = 2
+    batch_size: int = 8
+    rows: int = 936
+    epochs: int = 3
+
+
+PAPER: Final = Recipe()
+_PAPER_BASE: Final = "Llama-3.1-8B"
+_CARDS_GIB: Final = (8, 12, 16, 24, 48, 80)
+_COLUMNS: Final[tuple[tuple[Engine, Quantization], ...]] = (
+    ("unsloth", "nf4"),
+    ("peft", "nf4"),
+    ("unsloth", "none"),
+)
+
+_PAGE: Final = """\
+# What training needs
+
+Made by `python -m narrowcast_trainer.estimate --table`; a test compares it with what the code prints.
+
+GiB of GPU memory for the paper's recipe: rank {rank} on all seven linear layers, rows of {max_length}
+tokens, {micro_batch} at once. *Low – **expected** – high* of what PyTorch reserves; the card must also hold
+CUDA's own 0.25 – 0.75 GiB. The smallest card is one that holds the upper end with it, by its nominal size;
+of some the driver keeps a part (a T4 has 15 of 16 GiB).
+
+| base | parameters | trained | unsloth, NF4 | smallest card | peft, NF4 | unsloth, 16 bits |
+|---|---|---|---|---|---|---|
+{bases}
+
+Shapes are those of the `config.json` in:
+
+{sources}
+
+## The paper's case, term by term
+
+{base}, GiB. The paper reports a peak of 8.84 "GB", which is what Unsloth's notebooks print for
+`torch.cuda.max_memory_reserved() / 1024 ** 3`: GiB, and without CUDA's context.
+
+| term | low | expected | high |
+|---|---|---|---|
+{terms}
+
+Where each comes from is written in `shared/narrowcast/estimates/memory.py` and `activations.py`. The range
+has two causes: whether the loss runs compiled or, where that fails, eagerly, and how much of what PyTorch has
+reserved lies idle. Neither can be known from a `config.json`, so the middle is expected. Weights, LoRA,
+gradients and optimizer are exact.
+
+## How it corrects itself
+
+Each finished job reports its measured peak and speed; the ratio to the uncorrected estimate is kept per type
+of GPU and engine, the newest 9. Their median, together with two votes of 1 for the formula, multiplies the
+next estimates, by no less than a half and no more than two (a tenth and ten for speed). So no single job,
+however odd, changes anything alone.
+
+Without measured jobs the speed is 15 – 45 % of the data sheet's 16-bit operations. Take its minutes for
+an order of magnitude until this GPU has trained three jobs.
+"""
+
+
+def table() -> str:
+    """Return ``docs/estimates.md``."""
+    file = resources.files("narrowcast_trainer") / "estimate_bases.json"
+    bases = json.loads(file.read_text(encoding="utf-8"))
+    return _PAGE.format(
+        rank=PAPER.rank,
+        max_length=PAPER.max_length,
+        micro_batch=PAPER.micro_batch,
+        bases="\n".join(_row(name, base["config"]) for name, base in bases.items()),
+        sources="\n".join(f"- {name}: {base['source']}" for name, base in bases.items()),
+        base=_PAPER_BASE,
+        terms=_terms(read_architecture(bases[_PAPER_BASE]["config"])),
+    )
+
+
+def _row(name: str, config: dict[str, Any]) -> str:
+    architecture = read_architecture(config)
+    cells = [name, f"{architecture.parameters:,}", f"{architecture.lora_parameters(PAPER.rank):,}"]
+    for engine, quantization in _COLUMNS:
+        memory = estimate_memory(architecture, _shape(engine, quantization))
+        cells.append(_cell(memory.total))
+        if (engine, quantization) == _COLUMNS[0]:
+            cells.append(_card(memory.required))
+    return f"| {' | '.join(cells)} |"
+
+
+def _shape(engine: Engine, quantization: Quantization) -> TrainingShape:
+    return TrainingShape(PAPER.rank, PAPER.max_length, PAPER.micro_batch, engine, quantization)
+
+
+def _cell(total: Range) -> str:
+    return f"{total.low / GIB:.1f} – **{total.expected / GIB:.1f}** – {total.high / GIB:.1f}"
+
+
+def _card(required: Range) -> str:
+    fitting = (f"{size} GiB" for size in _CARDS_GIB if required.high <= size * GIB)
+    return next(fitting, f"above {_CARDS_GIB[-1]} GiB")
+
+
+def _terms(architecture: Architecture) -> str:
+    memory = estimate_memory(architecture, _shape(*_COLUMNS[0]))
+    rows = ((name.replace("_", " "), value) for name, value in memory)
+    return "\n".join(
+        f"| {name} | {value.low / GIB:.3f} | {value.expected / GIB:.3f} | {value.high / GIB:.3f} |"
+        for name, value in rows
+        if name != "correction"
+    )

@@ -1,0 +1,102 @@
+"""What this node is: its GPU, its base models. Told to the gateway, which sees neither."""
+
+import json
+import os
+import subprocess
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Final
+
+from narrowcast import logs
+from narrowcast.estimates.history import EstimateFacts, NodeFacts
+from narrowcast_trainer.batches import MICRO_BATCH_TOKENS
+from narrowcast_trainer.settings import TrainingSettings
+
+_log = logs.get(__name__)
+_MIB: Final = 1024**2
+_QUERY_S: Final = 20.0
+"""A GPU that has not been used takes seconds to answer."""
+_CGROUP_LIMIT: Final = Path("/sys/fs/cgroup/memory.max")
+_CPUINFO: Final = Path("/proc/cpuinfo")
+_BF16_FLAGS: Final = {"avx512_bf16", "amx_bf16"}
+
+
+def node_facts(settings: TrainingSettings) -> NodeFacts:
+    """Return what this node is. PyTorch is not asked: it stays out of the worker's process."""
+    gpu = first_gpu()
+    if gpu is None:
+        return cpu_facts(settings)
+    name, memory = gpu
+    return NodeFacts(
+        name=name,
+        device="cuda",
+        memory_bytes=int(memory * settings.gpu_memory_share),
+        engine="peft" if find_spec("unsloth") is None else "unsloth",
+        micro_batch_tokens=settings.micro_batch_tokens or MICRO_BATCH_TOKENS["cuda"],
+    )
+
+
+def cpu_facts(settings: TrainingSettings) -> NodeFacts:
+    """Return what this node is without its GPU."""
+    return NodeFacts(
+        name="cpu",
+        device="cpu",
+        memory_bytes=_process_memory(),
+        engine="peft",
+        micro_batch_tokens=settings.micro_batch_tokens or MICRO_BATCH_TOKENS["cpu"],
+        cores=settings.threads or len(os.sched_getaffinity(0)),
+        bf16=_multiplies_bf16(),
+    )
+
+
+def first_gpu() -> tuple[str, int] | None:
+    """Return name and memory in bytes of the GPU that a training would use, or None."""
+    command = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader,nounits"]
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:  # which nvidia-smi does not heed by itself
+        command.append(f"--id={visible.partition(',')[0]}")
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, check=True, timeout=_QUERY_S).stdout
+        name, memory = answer.splitlines()[0].rsplit(",", 1)
+        return name.strip(), int(memory) * _MIB
+    except (OSError, subprocess.SubprocessError, IndexError, ValueError):
+        return None
+
+
+def base_configs(models_dir: Path) -> dict[str, dict[str, Any]]:
+    """Return the ``config.json`` of every base model of this node, by name."""
+    found: dict[str, dict[str, Any]] = {}
+    for path in sorted(models_dir.glob("[!.]*/config.json")):
+        try:
+            found[path.parent.name] = json.loads(path.read_text())
+        except (OSError, ValueError):
+            _log.warning("base_config_not_read", base=path.parent.name)
+    return found
+
+
+def report_node(facts: EstimateFacts, settings: TrainingSettings) -> NodeFacts:
+    """Tell the gateway what this node is and has; return it.
+
+    Raises:
+        redis.RedisError: Redis does not answer.
+    """
+    node = node_facts(settings)
+    facts.report_node(node, base_configs(settings.models_dir))
+    return node
+
+
+def _process_memory() -> int:
+    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    try:
+        return min(physical, int(_CGROUP_LIMIT.read_text()))
+    except (OSError, ValueError):  # ``max``: no limit
+        return physical
+
+
+def _multiplies_bf16() -> bool:
+    try:
+        lines = _CPUINFO.read_text().splitlines()
+    except OSError:
+        return False
+    flags = next((line for line in lines if line.startswith("flags")), "")
+    return bool(_BF16_FLAGS & set(flags.split()))

@@ -1,0 +1,73 @@
+"""What a finished training really took, for the estimates of those to come."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import redis
+
+from narrowcast import logs
+from narrowcast.errors import NarrowcastError
+from narrowcast.estimates.architecture import read_architecture
+from narrowcast.estimates.duration import tokens_per_second
+from narrowcast.estimates.history import EstimateFacts, NodeFacts, Observation
+from narrowcast.estimates.memory import context, memory_terms
+from narrowcast.estimates.shapes import Range, TrainingShape
+from narrowcast.jobs.records import Job
+from narrowcast.training import TrainingSpec
+from narrowcast_trainer.node import base_configs, node_facts
+from narrowcast_trainer.settings import TrainingSettings
+
+_log = logs.get(__name__)
+
+
+def observe(facts: EstimateFacts, settings: TrainingSettings, job: Job, result: Mapping[str, Any]) -> None:
+    """Keep what a finished job took; never raises, because the job has succeeded."""
+    try:
+        spec = TrainingSpec.model_validate(job.spec)
+        node = node_facts(settings)
+        config = base_configs(settings.models_dir)[spec.base_model]
+        facts.observe(node.name, result["engine"], observation(config, spec, node, result))
+    except (NarrowcastError, redis.RedisError, KeyError, ValueError, ZeroDivisionError):
+        # Estimates stay as they were: an unknown architecture, a job resumed from an older version.
+        _log.warning("training_not_observed", exc_info=True)
+
+
+def observation(
+    config: Mapping[str, Any], spec: TrainingSpec, node: NodeFacts, result: Mapping[str, Any]
+) -> Observation:
+    """Return what a job took over what the uncorrected formula gives for it.
+
+    Args:
+        config: the base's ``config.json``.
+        spec: of the job.
+        node: where it ran.
+        result: the job's.
+
+    Raises:
+        KeyError: the result lacks a measurement.
+        InvalidInput: there is no estimate for this base.
+        ValueError: the measurements are no positive numbers.
+    """
+    metrics = result["metrics"]
+    hyper = spec.hyperparameters
+    architecture = read_architecture(config)
+    shape = TrainingShape(
+        rank=hyper.rank,
+        length=int(metrics["longest_row_tokens"]),
+        micro_batch=int(metrics["micro_batch_rows"]),
+        engine=result["engine"],
+        quantization=result.get("quantization", "none"),
+        device=node.device,
+        autocast=node.bf16,
+        memory_bytes=node.memory_bytes,
+    )
+    allocated = sum(memory_terms(architecture, shape).values(), Range.of(0)).expected
+    if node.device == "cpu":
+        allocated += context(shape).expected  # the measured peak is the whole process's there
+    tokens_per_row = result["trained_tokens"] / (metrics["steps"] * hyper.batch_size)
+    expected = tokens_per_second(architecture, shape, node.name, node.cores, tokens_per_row)
+    speed = metrics.get("tokens_per_s")
+    return Observation(
+        memory_ratio=metrics["peak_memory_bytes"] / allocated,
+        speed_ratio=speed / expected.expected if expected is not None and speed else None,
+    )

@@ -1,0 +1,178 @@
+"""Puts the parts together: the one estimate that the gateway answers and the command line prints."""
+
+from dataclasses import dataclass, replace
+from typing import Final, Literal
+
+from pydantic import BaseModel
+
+from narrowcast.errors import InvalidInput
+from narrowcast.estimates.advice import Change, changes
+from narrowcast.estimates.architecture import Architecture
+from narrowcast.estimates.duration import steps, tokens_per_second
+from narrowcast.estimates.history import Correction, NodeFacts
+from narrowcast.estimates.memory import context, memory_terms, slack
+from narrowcast.estimates.shapes import Range, TrainingShape
+
+Fits = Literal["yes", "perhaps", "no", "unknown"]
+_SECONDS_A_MINUTE: Final = 60
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A training to be estimated."""
+
+    shape: TrainingShape
+    rows: int
+    epochs: int
+    batch_size: int
+    tokens_per_row: float | None = None
+    """On average; None takes the longest row for all, so that the time is an upper bound."""
+
+
+class MemoryEstimate(BaseModel):
+    """Bytes, at the peak."""
+
+    weights: Range
+    quantization_constants: Range
+    lora: Range
+    gradients: Range
+    optimizer: Range
+    activations: Range
+    """With the temporaries of a step."""
+    correction: Range
+    """What finished jobs on this type of GPU took beyond the terms above, or below them."""
+    allocator: Range
+    """Reserved by PyTorch and not in use."""
+    total: Range
+    """All of the above: PyTorch's peak of reserved memory."""
+    context: Range
+    """CUDA's own, or that of a process without a GPU."""
+    required: Range
+    """Total and context: what the device must have."""
+
+
+class TimeEstimate(BaseModel):
+    """Of the training alone: without the queue, loading, validation and publishing."""
+
+    tokens_per_s: Range
+    minutes: Range
+
+
+class Estimate(BaseModel):
+    """What a training will need."""
+
+    parameters: int
+    trainable_parameters: int
+    steps: int
+    memory: MemoryEstimate
+    time: TimeEstimate | None
+    """None for a GPU whose speed is not known."""
+    device: str | None
+    device_memory_bytes: int | None
+    fits: Fits
+    """``perhaps``: what is expected fits, the upper end does not."""
+    changes: list[Change]
+    """If it may not fit: what would, in the order in which to try."""
+    corrected_by_jobs: int
+
+
+def estimate(
+    architecture: Architecture,
+    plan: Plan,
+    node: NodeFacts | None = None,
+    correction: Correction | None = None,
+) -> Estimate:
+    """Return what the training needs on a node, or without one what it needs at all.
+
+    Raises:
+        InvalidInput: the engine does not run on that device.
+    """
+    correction = correction or Correction()
+    if node is not None:
+        shape = replace(plan.shape, device=node.device, memory_bytes=node.memory_bytes)
+        plan = replace(plan, shape=shape)
+    memory = estimate_memory(architecture, plan.shape, correction)
+    fits = _fits(memory, node)
+    return Estimate(
+        parameters=architecture.parameters,
+        trainable_parameters=architecture.lora_parameters(plan.shape.rank),
+        steps=steps(plan.rows, plan.batch_size, plan.epochs),
+        memory=memory,
+        time=_time(architecture, plan, node, correction),
+        device=node.name if node else None,
+        device_memory_bytes=node.memory_bytes if node else None,
+        fits=fits,
+        changes=list(_changes(architecture, plan, node, correction))
+        if node and fits in {"no", "perhaps"}
+        else [],
+        corrected_by_jobs=correction.jobs,
+    )
+
+
+def estimate_memory(
+    architecture: Architecture, shape: TrainingShape, correction: Correction | None = None
+) -> MemoryEstimate:
+    """Return the peak by purpose."""
+    terms = {name: round(term) for name, term in memory_terms(architecture, shape).items()}
+    computed = sum(terms.values(), Range.of(0))
+    extra = round(computed * ((correction or Correction()).memory - 1))
+    allocator = round(slack(computed + extra))
+    total = computed + extra + allocator
+    own = context(shape)
+    return MemoryEstimate(
+        **terms, correction=extra, allocator=allocator, total=total, context=own, required=total + own
+    )
+
+
+def _fits(memory: MemoryEstimate, node: NodeFacts | None) -> Fits:
+    if node is None:
+        return "unknown"
+    if memory.required.high <= node.memory_bytes:
+        return "yes"
+    return "perhaps" if memory.required.expected <= node.memory_bytes else "no"
+
+
+def _time(
+    architecture: Architecture, plan: Plan, node: NodeFacts | None, correction: Correction
+) -> TimeEstimate | None:
+    if node is None:
+        return None
+    tokens_per_row = plan.tokens_per_row or plan.shape.length
+    speed = tokens_per_second(architecture, plan.shape, node.name, node.cores, tokens_per_row)
+    if speed is None:
+        return None
+    speed = speed * correction.speed
+    tokens = plan.rows * plan.epochs * tokens_per_row
+    minutes = [tokens / rate / _SECONDS_A_MINUTE for rate in (speed.high, speed.expected, speed.low)]
+    return TimeEstimate(
+        tokens_per_s=speed, minutes=Range(low=minutes[0], expected=minutes[1], high=minutes[2])
+    )
+
+
+def _changes(architecture: Architecture, plan: Plan, node: NodeFacts, correction: Correction) -> list[Change]:
+    def fits(shape: TrainingShape) -> Range | None:
+        # Of another engine's jobs nothing is known here.
+        known = correction if shape.engine == plan.shape.engine else Correction()
+        memory = estimate_memory(architecture, shape, known)
+        return memory.required if _fits(memory, node) == "yes" else None
+
+    return changes(
+        plan.shape,
+        batch_size=plan.batch_size,
+        best_engine=node.engine,
+        fits=fits,
+    )
+
+
+def check_plan(plan: Plan) -> None:
+    """Check that the numbers belong together.
+
+    Raises:
+        InvalidInput: naming the one that does not.
+    """
+    if plan.batch_size % plan.shape.micro_batch:
+        raise InvalidInput(
+            f"a batch of {plan.batch_size} rows cannot be cut into micro-batches of {plan.shape.micro_batch}",
+            code="invalid_hyperparameter",
+            param="micro_batch",
+        )

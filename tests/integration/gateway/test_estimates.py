@@ -1,0 +1,154 @@
+"""Estimates over HTTP, from what trainers have reported to Redis."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from narrowcast.connections import Connections
+from narrowcast.estimates.history import KEPT_OBSERVATIONS, EstimateFacts, NodeFacts, Observation
+
+BASE = "smollm2-135m-instruct"
+ROW = {"instruction": "Опиши", "input": "Грыжа L4-L5", "output": "Грыжа 5 мм."}
+GIB = 1024**3
+T4 = NodeFacts(
+    name="Tesla T4", device="cuda", memory_bytes=15 * GIB, engine="unsloth", micro_batch_tokens=8192
+)
+SMALL = T4.model_copy(update={"name": "NVIDIA GeForce RTX 3060", "memory_bytes": 8 * GIB})
+CPU = NodeFacts(
+    name="cpu", device="cpu", memory_bytes=64 * GIB, engine="peft", micro_batch_tokens=1536, cores=4
+)
+# The real base of the tests serves under its name; the estimate is of the paper's shape.
+LLAMA = {
+    "model_type": "llama",
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "vocab_size": 128256,
+}
+Error = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture
+def facts(connections: Connections) -> EstimateFacts:
+    reported = EstimateFacts(connections.redis)
+    reported.report_node(T4, {BASE: LLAMA})
+    return reported
+
+
+def _ask(gateway: Any, **body: Any) -> Any:
+    question = {"model": BASE} | body
+    return gateway.http.post("/v1/fine_tuning/estimates", json=question)
+
+
+def test_the_papers_case(gateway: Any, facts: EstimateFacts) -> None:
+    found = _ask(gateway, rows=936, micro_batch=2).json()
+    assert found["object"] == "fine_tuning.estimate"
+    assert (found["trainable_parameters"], found["steps"]) == (167_772_160, 351)
+    assert (found["engine"], found["quantization"], found["micro_batch"]) == ("unsloth", "nf4", 2)
+    assert (found["rank"], found["max_length"]) == (64, 2048)
+    assert found["memory"]["total"]["expected"] / GIB == pytest.approx(8.84, rel=0.05)
+    assert (found["device"], found["fits"], found["changes"]) == ("Tesla T4", "yes", [])
+    assert found["time"]["minutes"]["low"] < found["time"]["minutes"]["high"]
+
+
+def test_rows_come_from_a_file_and_the_micro_batch_from_the_trainer(
+    gateway: Any, facts: EstimateFacts
+) -> None:
+    content = "\n".join(json.dumps(ROW, ensure_ascii=False) for _ in range(20))
+    upload = gateway.http.post(
+        "/v1/files", files={"file": ("rows.jsonl", content)}, data={"purpose": "fine-tune"}
+    )
+    hyperparameters = {"n_epochs": 2, "max_length": 1024, "batch_size": 8}
+    found = _ask(gateway, training_file=upload.json()["id"], hyperparameters=hyperparameters).json()
+    assert (found["rows"], found["steps"], found["micro_batch"]) == (20, 6, 8)
+
+
+def test_what_does_not_fit_comes_with_what_would(gateway: Any, facts: EstimateFacts) -> None:
+    facts.report_node(SMALL, {})
+    found = _ask(gateway, rows=936, micro_batch=2, gpu=SMALL.name).json()
+    assert found["fits"] == "no"
+    assert found["changes"]
+    for change in found["changes"]:
+        assert change["required"]["high"] <= SMALL.memory_bytes
+        assert change["consequence"]
+
+
+def test_without_a_choice_the_largest_gpu_is_taken(gateway: Any, facts: EstimateFacts) -> None:
+    facts.report_node(SMALL, {})
+    facts.report_node(CPU, {})
+    assert _ask(gateway, rows=1).json()["device"] == T4.name
+    on_cpu = _ask(gateway, rows=1, gpu="cpu").json()
+    assert (on_cpu["engine"], on_cpu["quantization"]) == ("peft", "none")
+    assert on_cpu["memory"]["weights"]["expected"] == 4 * on_cpu["parameters"]
+
+
+def test_it_learns_from_finished_jobs_of_the_same_gpu_and_engine(gateway: Any, facts: EstimateFacts) -> None:
+    before = _ask(gateway, rows=936, micro_batch=2).json()
+    for _ in range(5):
+        facts.observe(T4.name, "unsloth", Observation(memory_ratio=1.25, speed_ratio=0.5))
+        facts.observe(T4.name, "peft", Observation(memory_ratio=0.5))
+        facts.observe(SMALL.name, "unsloth", Observation(memory_ratio=0.5))
+    after = _ask(gateway, rows=936, micro_batch=2).json()
+    assert after["corrected_by_jobs"] == 5
+    for end in ("low", "expected", "high"):
+        assert after["memory"]["total"][end] == pytest.approx(1.25 * before["memory"]["total"][end])
+        assert after["time"]["minutes"][end] == pytest.approx(2 * before["time"]["minutes"][end])
+
+
+def test_no_more_is_kept_of_jobs_than_is_used(connections: Connections, facts: EstimateFacts) -> None:
+    for _ in range(3 * KEPT_OBSERVATIONS):
+        facts.observe(T4.name, "unsloth", Observation(memory_ratio=1.1))
+    (key,) = connections.redis.keys("nc:estimates:observations:*")
+    assert connections.redis.llen(key) == KEPT_OBSERVATIONS
+    connections.redis.lpush(key, '{"memory_ratio": "of another version"}')
+    assert facts.correction(T4.name, "unsloth").jobs == KEPT_OBSERVATIONS - 1
+    connections.redis.hset("nc:estimates:nodes", "A GPU", '{"name": "of another version"}')
+    assert facts.nodes() == [T4]
+
+
+@pytest.mark.parametrize(
+    ("change", "status", "code", "param"),
+    [
+        ({"model": "gpt-4"}, 404, "model_not_found", "model"),
+        ({"gpu": "Imaginary 9000"}, 404, "gpu_not_found", "gpu"),
+        ({"rows": None, "training_file": "file-0"}, 404, "not_found", "training_file"),
+        ({"rows": None}, 400, "invalid_parameter", None),
+        ({"training_file": "file-0"}, 400, "invalid_parameter", None),
+        ({"rows": 0}, 400, "invalid_parameter", "rows"),
+        ({"micro_batch": 3}, 400, "invalid_hyperparameter", "micro_batch"),
+        ({"quantization": "fp3"}, 400, "invalid_parameter", "quantization"),
+        ({"hyperparameters": {"rank": 128}}, 400, "unservable_adapter", "hyperparameters.rank"),
+        ({"hyperparameters": {"use_dora": True}}, 400, "invalid_parameter", "hyperparameters.use_dora"),
+    ],
+)
+def test_bad_questions_are_refused(
+    gateway: Any,
+    facts: EstimateFacts,
+    error: Error,
+    change: dict[str, Any],
+    status: int,
+    code: str,
+    param: str | None,
+) -> None:
+    assert error(_ask(gateway, **({"rows": 936} | change)), status, code)["param"] == param
+
+
+def test_an_unknown_architecture_is_named(gateway: Any, facts: EstimateFacts, error: Error) -> None:
+    facts.report_node(T4, {BASE: LLAMA | {"model_type": "mixtral"}})
+    found = error(_ask(gateway, rows=1), 400, "unsupported_architecture")
+    assert "mixtral" in found["message"]
+
+
+def test_before_a_trainer_has_reported_there_is_no_answer(gateway: Any, error: Error) -> None:
+    error(_ask(gateway, rows=1), 503, "trainer_unknown")
+    EstimateFacts(gateway.services.connections.redis).report_node(T4, {})
+    error(_ask(gateway, rows=1), 404, "base_model_unknown")
+
+
+def test_a_key_is_required(gateway: Any, facts: EstimateFacts, error: Error) -> None:
+    gateway.http.headers.pop("Authorization")
+    error(_ask(gateway, rows=1), 401, "missing_api_key")

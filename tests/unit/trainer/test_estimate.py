@@ -1,0 +1,176 @@
+"""The command line, the committed table, and what a node says of itself."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from narrowcast.estimates.history import NodeFacts
+from narrowcast.training import TrainingSpec
+from narrowcast_trainer import node
+from narrowcast_trainer.batches import MICRO_BATCH_TOKENS
+from narrowcast_trainer.estimate import main
+from narrowcast_trainer.estimate_table import table
+from narrowcast_trainer.node import base_configs, first_gpu, node_facts
+from narrowcast_trainer.observing import observation
+from narrowcast_trainer.settings import TrainingSettings
+
+DOCUMENT = Path(__file__).parents[3] / "docs" / "estimates.md"
+LLAMA = {
+    "model_type": "llama",
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "vocab_size": 128256,
+    "architectures": ["LlamaForCausalLM"],
+}
+GIB = 1024**3
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> str:
+    (tmp_path / "config.json").write_text(json.dumps(LLAMA))
+    return str(tmp_path / "config.json")
+
+
+def _json(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, object]:
+    assert main([*arguments, "--json"]) == 0
+    found: dict[str, object] = json.loads(capsys.readouterr().out)
+    return found
+
+
+def test_the_committed_table_is_what_the_code_prints(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--table"]) == 0
+    assert capsys.readouterr().out == table()
+    assert DOCUMENT.read_text() == table(), (
+        "python -m narrowcast_trainer.estimate --table > docs/estimates.md"
+    )
+
+
+def test_the_papers_case_as_its_command_line(config: str) -> None:
+    arguments = ["--rank", "64", "--max-length", "2048", "--micro-batch", "2", "--rows", "936"]
+    module = [sys.executable, "-m", "narrowcast_trainer.estimate"]
+    done = subprocess.run(
+        [*module, "--config", config, *arguments, "--epochs", "3", "--json"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    found = json.loads(done.stdout)
+    assert (found["trainable_parameters"], found["steps"]) == (167_772_160, 351)
+    assert found["total_gib"]["expected"] == pytest.approx(8.84, rel=0.05)
+    assert found["memory"]["total"]["expected"] / GIB == pytest.approx(
+        found["total_gib"]["expected"], abs=0.001
+    )
+
+
+def test_people_get_words(capsys: pytest.CaptureFixture[str], config: str) -> None:
+    assert main(["--config", config, "--gpu", "Tesla T4", "--gpu-memory", "10"]) == 0
+    printed = capsys.readouterr().out
+    assert "167,772,160 trainable of 8,030,261,248 parameters, 351 steps" in printed
+    assert "fits Tesla T4 (10.0 GiB): perhaps" in printed
+    assert "with micro_batch 1:" in printed
+
+
+def test_a_folder_and_a_cpu_will_do(capsys: pytest.CaptureFixture[str], base_model: Path) -> None:
+    found = _json(
+        capsys, "--config", str(base_model), "--device", "cpu", "--gpu-memory", "16", "--max-length", "512"
+    )
+    assert found["parameters"] == 134_515_008
+    assert found["device"] == "cpu"
+    assert found["fits"] == "yes"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        ([], "--config is required"),
+        (["--config", "/does/not/exist"], "cannot be read"),
+        (["--config", "CONFIG", "--micro-batch", "3"], "cannot be cut into micro-batches of 3"),
+        (["--config", "CONFIG", "--gpu", "Tesla T4"], "--gpu-memory"),
+        (["--config", "CONFIG", "--device", "cpu", "--engine", "unsloth"], "needs CUDA"),
+    ],
+)
+def test_what_cannot_be_estimated_is_said(
+    capsys: pytest.CaptureFixture[str], config: str, arguments: list[str], reason: str
+) -> None:
+    assert main([config if part == "CONFIG" else part for part in arguments]) == 2
+    assert reason in capsys.readouterr().err
+
+
+def test_help_shows_the_options(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main(["--help"])
+    assert "--max-length" in capsys.readouterr().out
+
+
+def test_a_gpu_is_what_nvidia_smi_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "nvidia-smi"
+    program.write_text("#!/bin/sh\necho 'NVIDIA A10, 23028'\necho 'NVIDIA A10, 23028'\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert first_gpu() == ("NVIDIA A10", 23028 * 1024**2)
+    facts = node_facts(TrainingSettings())
+    assert (facts.name, facts.device, facts.micro_batch_tokens) == (
+        "NVIDIA A10",
+        "cuda",
+        MICRO_BATCH_TOKENS["cuda"],
+    )
+    shared = node_facts(TrainingSettings(gpu_memory_share=0.5))
+    assert shared.memory_bytes == facts.memory_bytes // 2
+    program.write_text("#!/bin/sh\n[ \"$3\" = --id=1 ] && echo 'Tesla T4, 15360'\n")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,0")
+    assert first_gpu() == ("Tesla T4", 15360 * 1024**2)
+    program.write_text("#!/bin/sh\necho 'No devices were found'\nexit 6\n")
+    assert first_gpu() is None
+
+
+def test_a_node_without_a_gpu_is_a_cpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    limit = tmp_path / "memory.max"
+    limit.write_text("2147483648\n")
+    monkeypatch.setattr(node, "_CGROUP_LIMIT", limit)
+    facts = node_facts(TrainingSettings(threads=3, micro_batch_tokens=100))
+    assert (facts.name, facts.device, facts.engine, facts.cores) == ("cpu", "cpu", "peft", 3)
+    assert (facts.memory_bytes, facts.micro_batch_tokens) == (2 * GIB, 100)
+    limit.write_text("max\n")
+    assert node_facts(TrainingSettings()).memory_bytes > 0
+
+
+def test_every_readable_base_is_reported(tmp_path: Path) -> None:
+    for name, content in (("one", "{}"), ("broken", "{"), (".two.partial", "{}")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(content)
+    assert base_configs(tmp_path) == {"one": {}}
+    assert base_configs(tmp_path / "missing") == {}
+
+
+def test_a_finished_job_is_compared_with_its_own_estimate() -> None:
+    facts = NodeFacts(
+        name="Tesla T4", device="cuda", memory_bytes=15 * GIB, engine="unsloth", micro_batch_tokens=8192
+    )
+    spec = TrainingSpec(base_model="llama", dataset="ds", adapter_id="a")
+    metrics = {
+        "micro_batch_rows": 2,
+        "longest_row_tokens": 2048,
+        "peak_memory_bytes": 10 * GIB,
+        "steps": 351,
+        "tokens_per_s": 500.0,
+    }
+    result = {
+        "engine": "unsloth",
+        "quantization": "nf4",
+        "trained_tokens": 2808 * 700,
+        "metrics": metrics,
+    }
+    found = observation(LLAMA, spec, facts, result)
+    assert found.memory_ratio == pytest.approx(10 / 8.25, rel=0.01)
+    assert found.speed_ratio is not None
+    assert 0.5 < found.speed_ratio < 2
+    with pytest.raises(KeyError):
+        observation(LLAMA, spec, facts, result | {"metrics": {}})
