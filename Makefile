@@ -13,7 +13,7 @@ MODEL := $(MODELS)/smollm2-135m-instruct/config.json
 
 .DEFAULT_GOAL := help
 .PHONY: help install model demo test lint format unit contract integration e2e test-containers images secrets bench \
-	openapi lock clean
+	openapi estimates lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -87,6 +87,9 @@ bench: install ## Scores and speed of preprocessing against the generator's trut
 
 openapi: install ## Write docs/openapi.json from the code
 	$(BIN)/python -m narrowcast_gateway.openapi docs/openapi.json
+
+estimates: install ## Write docs/estimates.md from the code
+	$(BIN)/python -m narrowcast_trainer.estimate --table > docs/estimates.md
 
 LOCK = $(BIN)/uv pip compile --quiet --no-header --no-emit-index-url --no-emit-find-links \
 	--python-platform x86_64-unknown-linux-gnu $(if $(PIP_FIND_LINKS),--find-links $(PIP_FIND_LINKS)) \
