@@ -1,7 +1,7 @@
 """The HTTP application."""
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 
 from fastapi import APIRouter, FastAPI
 from fastapi_offline import FastAPIOffline
@@ -34,8 +34,10 @@ def create_app(settings: GatewaySettings) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with create_http_client(settings) as http:
-            app.state.services = create_services(settings, connect(settings), http)
-            yield
+            services = create_services(settings, connect(settings), http)
+            app.state.services = services
+            async with aclosing(services.event_streams):
+                yield
 
     # The reference page with its scripts: a hospital's network has no CDN.
     app = FastAPIOffline(

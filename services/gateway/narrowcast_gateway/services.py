@@ -17,6 +17,7 @@ from narrowcast_gateway.generation.service import Generation
 from narrowcast_gateway.keys.service import ApiKeys
 from narrowcast_gateway.settings import GatewaySettings
 from narrowcast_gateway.training.service import Training
+from narrowcast_gateway.training.stream import EventStreams
 
 _CONNECT_TIMEOUT_S = 5.0
 
@@ -32,6 +33,7 @@ class Services:
     datasets: Datasets
     files: Files
     training: Training
+    event_streams: EventStreams
     generation: Generation
     evaluations: Evaluations
 
@@ -74,7 +76,8 @@ def create_services(settings: GatewaySettings, connections: Connections, http: h
         corpora=Corpora(connections, settings.uploads),
         datasets=datasets,
         files=Files(datasets),
-        training=Training(connections.jobs, datasets, settings.servers),
+        training=Training(connections.jobs, datasets, connections.storage.models, settings.servers),
+        event_streams=EventStreams(settings.redis, connections.jobs, settings.http.max_event_streams),
         generation=Generation(adapters, settings.servers, http),
         evaluations=Evaluations(connections, adapters, datasets),
     )
