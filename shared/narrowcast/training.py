@@ -59,3 +59,5 @@ class TrainingMetrics(BaseModel):
     tokens_per_s: float | None = None
     """Tokens in the batches, padding left out, per second of the recent steps."""
     eta_s: float | None = None
+    gpu_memory_bytes: int | None = None
+    """Most GPU memory that the training has held so far; None without a GPU."""

@@ -1,7 +1,7 @@
 """The HTTP application."""
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 
 from fastapi import APIRouter, FastAPI
 from fastapi_offline import FastAPIOffline
@@ -22,6 +22,7 @@ from narrowcast_gateway.middleware import BodyLimit, RequestContext
 from narrowcast_gateway.services import create_http_client, create_services
 from narrowcast_gateway.settings import GatewaySettings
 from narrowcast_gateway.training.routes import router as training
+from narrowcast_gateway.training.stream import EventStreams
 
 _DESCRIPTION = """Turns a hospital's own reports into a text generator in that hospital's style.
 
@@ -35,8 +36,12 @@ def create_app(settings: GatewaySettings) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with create_http_client(settings) as http:
-            app.state.services = create_services(settings, connect(settings), http)
-            yield
+            connections = connect(settings)
+            app.state.services = create_services(settings, connections, http)
+            streams = EventStreams(settings.redis, connections.jobs, settings.http.max_event_streams)
+            app.state.event_streams = streams
+            async with aclosing(streams):
+                yield
 
     # The reference page with its scripts: a hospital's network has no CDN.
     app = FastAPIOffline(

@@ -7,6 +7,7 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from narrowcast.errors import Unauthenticated
 from narrowcast_gateway.services import Services
+from narrowcast_gateway.training.stream import EventStreams
 
 _bearer = HTTPBearer(auto_error=False, description="An API key: `Authorization: Bearer nc-…`")
 
@@ -17,6 +18,14 @@ def get_services(request: Request) -> Services:
 
 
 ServicesDep = Annotated[Services, Depends(get_services)]
+
+
+def get_event_streams(request: Request) -> EventStreams:
+    """Return the streams of this process, which belong to HTTP and not to the worker."""
+    return cast(EventStreams, request.app.state.event_streams)
+
+
+EventStreamsDep = Annotated[EventStreams, Depends(get_event_streams)]
 
 
 def get_tenant(

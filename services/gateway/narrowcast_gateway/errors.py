@@ -23,7 +23,7 @@ _STATUS: dict[type[errors.NarrowcastError], int] = {
     CorruptArtifact: 500,
 }
 _FIRST_SERVER_ERROR = 500
-_RETRY_AFTER_S = {"gpu_busy_training": 30}
+_RETRY_AFTER_S = {"gpu_busy_training": 30, "too_many_streams": 10}
 """By code. A training takes longer; OpenAI's clients heed no more than 60."""
 
 

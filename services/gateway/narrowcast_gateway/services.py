@@ -70,7 +70,7 @@ def create_services(settings: GatewaySettings, connections: Connections, http: h
     """Wire everything; nothing is sent yet."""
     adapters = Adapters(connections.storage.models, settings.servers)
     datasets = Datasets(connections.storage.data)
-    training = Training(connections.jobs, datasets, settings.servers)
+    training = Training(connections.jobs, datasets, connections.storage.models, settings.servers)
     return Services(
         connections=connections,
         keys=ApiKeys(connections.redis),

@@ -15,6 +15,8 @@ class HttpSettings(BaseModel):
 
     host: str = "127.0.0.1"
     port: int = Field(8000, ge=1, le=65535)
+    max_event_streams: int = Field(50, ge=1)
+    """Open at once for one tenant in one process; each holds a connection to Redis."""
 
 
 class ServersSettings(BaseModel):

@@ -1,5 +1,7 @@
 """Checkpoints of one job in S3: complete or not there, newest first, a few kept."""
 
+import json
+import math
 import shutil
 from pathlib import Path
 
@@ -7,19 +9,12 @@ from pydantic import BaseModel
 
 from narrowcast import logs
 from narrowcast.adapters import checkpoint_prefix
-from narrowcast.artifacts import CorruptArtifact, Manifest, fetch, publish, read_manifest
+from narrowcast.artifacts import CorruptArtifact, fetch, publish, read_manifest
+from narrowcast.checkpoints import CheckpointManifest, checkpoint_steps, complete_checkpoints
 from narrowcast.errors import NotFound
 from narrowcast.storage import Bucket
 
 _log = logs.get(__name__)
-
-
-class CheckpointManifest(Manifest):
-    """Marks a checkpoint as complete."""
-
-    step: int
-    seconds: float
-    """Training time behind it, over all attempts."""
 
 
 class Resumable(BaseModel):
@@ -51,16 +46,20 @@ class Checkpoints:
         self._bucket.delete_prefix(prefix)  # half of one, from an attempt that died here
         files = {str(path.relative_to(folder)): path for path in sorted(folder.rglob("*")) if path.is_file()}
         manifest = CheckpointManifest(
-            id=f"{self._job_id}-{step}", tenant=self._tenant, step=step, seconds=seconds
+            id=f"{self._job_id}-{step}",
+            tenant=self._tenant,
+            step=step,
+            seconds=seconds,
+            metrics=newest_losses(folder),
         )
         publish(self._bucket, prefix, files, manifest)
-        complete = [step for step in self._steps() if self._complete(step)]
+        complete = list(complete_checkpoints(self._bucket, self._tenant, self._job_id))
         for old in complete[self._keep :]:
-            self._bucket.delete_prefix(self._prefix(old))
+            self._bucket.delete_prefix(self._prefix(old.step))
 
     def fetch_newest(self, folder: Path) -> Resumable | None:
         """Download the newest checkpoint that is whole into ``folder``; None if there is none."""
-        for step in self._steps():
+        for step in checkpoint_steps(self._bucket, self._tenant, self._job_id):
             try:
                 manifest = read_manifest(self._bucket, self._prefix(step), CheckpointManifest)
                 shutil.rmtree(folder, ignore_errors=True)
@@ -72,11 +71,6 @@ class Checkpoints:
             return Resumable(folder=folder, step=step, seconds=manifest.seconds)
         return None
 
-    def _steps(self) -> list[int]:
-        names = self._bucket.folders(checkpoint_prefix(self._tenant, self._job_id))
-        numbers = (name.removeprefix("step-") for name in names)
-        return sorted((int(number) for number in numbers if number.isdecimal()), reverse=True)
-
     def _complete(self, step: int) -> bool:
         try:
             read_manifest(self._bucket, self._prefix(step), CheckpointManifest)
@@ -86,3 +80,17 @@ class Checkpoints:
 
     def _prefix(self, step: int) -> str:
         return checkpoint_prefix(self._tenant, self._job_id, step)
+
+
+def newest_losses(folder: Path) -> dict[str, float]:
+    """Return ``train_loss`` and ``valid_loss`` as a Trainer's checkpoint has them last, if it has any."""
+    try:
+        history = json.loads((folder / "trainer_state.json").read_text())["log_history"]
+    except (OSError, ValueError, KeyError):
+        return {}
+    losses: dict[str, float] = {}
+    for entry in history:
+        for theirs, ours in (("loss", "train_loss"), ("eval_loss", "valid_loss")):
+            if isinstance(entry.get(theirs), int | float) and math.isfinite(entry[theirs]):
+                losses[ours] = float(entry[theirs])
+    return losses

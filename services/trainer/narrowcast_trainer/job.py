@@ -1,7 +1,7 @@
 """A training job as the worker sees it: check, train in a process of its own, tidy up."""
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -25,12 +25,11 @@ _log = logs.get(__name__)
 _CHECKPOINTS = "checkpoints/"
 
 
-def train(
-    running: RunningJob, models: Bucket, settings: TrainerSettings, should_stop: Callable[[], bool]
-) -> dict[str, Any]:
+def train(running: RunningJob, models: Bucket, settings: TrainerSettings) -> dict[str, Any]:
     """Run one training job; see :meth:`Supervision.run` for how it may end.
 
-    What a job leaves: an adapter if it succeeded, checkpoints if it will be resumed, else nothing.
+    What a job leaves: an adapter if it succeeded, or was cancelled and its checkpoint is to be
+    kept; checkpoints if it will be resumed; else nothing.
     """
     job = running.job
     spec = TrainingSpec.model_validate(job.spec)
@@ -43,13 +42,40 @@ def train(
         log_level=settings.log_level,
     )
     heartbeat = Heartbeat(settings.trainer.heartbeat_file)
-    with _tidied(order, models, last_attempt=job.attempt >= settings.jobs.max_attempts), heartbeat.busy():
+    last_attempt = job.attempts_used_up(settings.jobs.max_attempts)
+    with _tidied(order, models, last_attempt=last_attempt), heartbeat.busy():
         check_servable({"r": spec.hyperparameters.rank}, settings.trainer.max_lora_rank)
         published = published_result(models, order)
+        if running.cancelled.is_set():
+            raise Cancelled(published or _keep_checkpoint(running, order, heartbeat))
         if published:
             return published  # and then the worker died before it could say so
-        with gpu_to_ourselves(running, settings.trainer, should_stop, heartbeat.beat):
-            return Supervision(running, order, should_stop, heartbeat.beat).run()
+        try:
+            with gpu_to_ourselves(running, settings.trainer, running.should_stop, heartbeat.beat):
+                return Supervision(running, order, running.should_stop, heartbeat.beat).run()
+        except Cancelled:
+            raise Cancelled(_keep_checkpoint(running, order, heartbeat)) from None
+
+
+def _keep_checkpoint(
+    running: RunningJob, order: TrainingOrder, heartbeat: Heartbeat
+) -> dict[str, Any] | None:
+    """Publish the cancelled job's newest checkpoint if that was asked for; return the result.
+
+    Raises:
+        Interrupted, LeaseLost, Unavailable: as :meth:`Supervision.run`; another worker does it.
+    """
+    if not running.job.keep_checkpoint:
+        return None
+    order = order.model_copy(update={"publish_checkpoint": True})
+    try:
+        return Supervision(running, order, running.should_stop, heartbeat.beat).run()
+    except (Unavailable, LeaseLost):
+        raise
+    except NarrowcastError as error:
+        # Cancelled is what the user wanted first of all.
+        running.event(f"no checkpoint was kept: {error.message}", level="warn", data={"code": error.code})
+        return None
 
 
 @contextmanager
@@ -58,8 +84,9 @@ def _tidied(order: TrainingOrder, models: Bucket, *, last_attempt: bool) -> Iter
         yield
     except (LeaseLost, Conflict):
         raise  # what is there belongs to another
-    except Cancelled:
-        _discard(models, adapter_prefix(order.tenant, order.spec.adapter_id))
+    except Cancelled as cancelled:
+        if cancelled.result is None:
+            _discard(models, adapter_prefix(order.tenant, order.spec.adapter_id))
         _discard(models, checkpoint_prefix(order.tenant, order.job_id))
         raise
     except NarrowcastError as error:

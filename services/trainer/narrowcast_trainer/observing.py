@@ -27,7 +27,7 @@ def observe(facts: EstimateFacts, settings: TrainingSettings, job: Job, result: 
         node = node_facts(settings)
         config = base_configs(settings.models_dir)[spec.base_model]
         facts.observe(node.name, result["engine"], observation(config, spec, node, result))
-    except (NarrowcastError, redis.RedisError, KeyError, ValueError, ZeroDivisionError):
+    except (NarrowcastError, redis.RedisError, KeyError, TypeError, ValueError, ZeroDivisionError):
         # Estimates stay as they were: an unknown architecture, a job resumed from an older version.
         _log.warning("training_not_observed", exc_info=True)
 

@@ -72,7 +72,7 @@ class Supervision:
             JobFailed: for a reason that another attempt would meet again.
             Unavailable: for one that it might not.
             Cancelled: the user wanted it to stop.
-            Interrupted: the worker has to stop.
+            Interrupted: it has to stop for now: the worker stops, the user paused it, its hours are over.
             LeaseLost: the job is another worker's now.
         """
         kills_before = out_of_memory_kills()
@@ -113,7 +113,7 @@ class Supervision:
         if self._stopping is None and measured.train_loss is not None:
             try:
                 self._running.progress(**data, at=time.time())
-            except (Cancelled, LeaseLost):
+            except (Cancelled, Interrupted, LeaseLost):
                 return  # seen again, and acted on, by _stop_if_due
 
     def _send(self) -> None:
@@ -131,9 +131,10 @@ class Supervision:
             if self._stopping is not LeaseLost:
                 self._stopping = LeaseLost
                 child.signal(signal.SIGKILL)
-        elif self._running.cancelled.is_set():
+        elif self._running.cancelled.is_set() and not self._order.publish_checkpoint:
             if self._stopping is not Cancelled:
-                self._request(child, signal.SIGINT, Cancelled)
+                keep = self._running.job.keep_checkpoint
+                self._request(child, signal.SIGTERM if keep else signal.SIGINT, Cancelled)
         elif self._stopping is None and self._should_stop():
             self._request(child, signal.SIGTERM, Interrupted)
         if time.monotonic() >= self._kill_at:

@@ -24,6 +24,8 @@ class TrainingOrder(BaseModel):
     settings: TrainingSettings
     storage: StorageSettings
     log_level: str = "INFO"
+    publish_checkpoint: bool = False
+    """Train nothing: publish the newest checkpoint's adapter as the job's."""
 
     @field_serializer("storage", when_used="json")
     def _reveal_secret(self, storage: StorageSettings) -> dict[str, Any]:

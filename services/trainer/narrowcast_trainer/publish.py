@@ -39,10 +39,11 @@ def published_result(models: Bucket, order: TrainingOrder) -> dict[str, Any] | N
 
 def result_of(manifest: AdapterManifest) -> dict[str, Any]:
     """Return what the job's record says of its adapter."""
+    tokens = manifest.metrics.get("trained_tokens")
     return {
         "adapter_id": manifest.id,
         "engine": manifest.engine,
-        "trained_tokens": int(manifest.metrics.get("trained_tokens", 0)),
+        "trained_tokens": None if tokens is None else int(tokens),
         "metrics": manifest.metrics,
     }
 

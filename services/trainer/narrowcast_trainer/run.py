@@ -12,10 +12,10 @@ from typing import Any
 
 from narrowcast import logs
 from narrowcast.adapters import base_fingerprint
-from narrowcast.errors import InvalidInput, NarrowcastError, Unavailable
+from narrowcast.errors import InvalidInput, JobFailed, NarrowcastError, Unavailable
 from narrowcast.jobs.stopping import die_with
 from narrowcast.storage import Storage
-from narrowcast_trainer.checkpoints import Checkpoints
+from narrowcast_trainer.checkpoints import Checkpoints, newest_losses
 from narrowcast_trainer.data import Rows, pad_id, read_rows, stop_ids, token_count, tokenize
 from narrowcast_trainer.engines import create_engine
 from narrowcast_trainer.engines.base import TrainingStopped, TrainingTask
@@ -41,7 +41,11 @@ def main(arguments: list[str] | None = None) -> int:
     reporter = Reporter(options.events)
     with logs.bound(job_id=order.job_id):
         try:
-            reporter.send(Completed(result=train(order, reporter, stop)))
+            if order.publish_checkpoint:
+                result = publish_checkpoint(order, reporter)
+            else:
+                result = train(order, reporter, stop)
+            reporter.send(Completed(result=result))
         except TrainingStopped as stopped:
             reporter.send(Stopped(step=stopped.step))
         except Exception as error:  # noqa: BLE001 - whatever it is, the worker must hear of it
@@ -78,6 +82,35 @@ def train(order: TrainingOrder, reporter: Reporter, stop: StopSignal) -> dict[st
     return result_of(manifest)
 
 
+def publish_checkpoint(order: TrainingOrder, reporter: Reporter) -> dict[str, Any]:
+    """Publish the adapter of the job's newest whole checkpoint; return the job's result.
+
+    Raises:
+        JobFailed: ``no_checkpoint``, or what :func:`publish_adapter` finds wrong with it.
+    """
+    storage = Storage(order.storage)
+    base = base_folder(order.settings.models_dir, order.spec.base_model)
+    rows = read_rows(storage.data, order)
+    found = _checkpoints(order, storage).fetch_newest(order.settings.work_dir / order.job_id / "kept")
+    if found is None:
+        raise JobFailed("the job has no complete checkpoint", code="no_checkpoint")
+    manifest = publish_adapter(
+        storage.models,
+        order,
+        found.folder,
+        engine=create_engine(order.spec.hyperparameters.engine).name,
+        fingerprint=base_fingerprint(base),
+        default_instruction=rows.default_instruction,
+        metrics={"steps": float(found.step), "seconds": found.seconds, **newest_losses(found.folder)},
+    )
+    reporter.note(f"adapter {manifest.id} is published from a checkpoint", adapter=manifest.id)
+    return result_of(manifest)
+
+
+def _checkpoints(order: TrainingOrder, storage: Storage) -> Checkpoints:
+    return Checkpoints(storage.models, order.tenant, order.job_id, order.settings.keep_checkpoints)
+
+
 def _prepare(
     order: TrainingOrder, storage: Storage, base: Path, rows: Rows, reporter: Reporter, stop: StopSignal
 ) -> TrainingTask:
@@ -92,7 +125,7 @@ def _prepare(
     tokens = token_count(examples)
     reporter.note(f"{len(examples)} rows, {tokens} tokens", rows=len(examples), tokens=tokens)
 
-    checkpoints = Checkpoints(storage.models, order.tenant, order.job_id, settings.keep_checkpoints)
+    checkpoints = _checkpoints(order, storage)
     scratch = settings.work_dir / order.job_id
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)

@@ -15,7 +15,7 @@ from narrowcast.jobs.one_job import end_after_one_job
 from narrowcast.jobs.queue import GPU_QUEUE, TASKS
 from narrowcast.jobs.reaper import Reaper
 from narrowcast.jobs.records import JobKind
-from narrowcast.jobs.running import RunningJob, run_job
+from narrowcast.jobs.running import RunningJob, run_next_job
 from narrowcast.jobs.worker import create_worker_app, run_worker_app
 from narrowcast_trainer.job import sweep_checkpoints, train
 from narrowcast_trainer.node import report_node
@@ -42,14 +42,15 @@ def create_worker(settings: TrainerSettings) -> Celery:
         return connect(settings, app)
 
     @app.task(name=TASKS[JobKind.TRAINING])  # type: ignore[untyped-decorator]
-    def run_training(job_id: str) -> None:
+    def run_training(_job_id: str) -> None:
+        # Not the job that the message names: the one that is first in line.
         def handler(running: RunningJob) -> dict[str, object]:
-            result = train(running, connections().storage.models, settings, stop.is_set)
+            result = train(running, connections().storage.models, settings)
             observe(EstimateFacts(connections().redis), settings.trainer, running.job, result)
             return result
 
         with stop.on_sigterm():
-            run_job(connections().jobs, settings.jobs, job_id, handler)
+            run_next_job(connections().jobs, settings.jobs, JobKind.TRAINING, handler, stop.is_set)
 
     @signals.worker_process_init.connect(weak=False)  # type: ignore[untyped-decorator]
     def show_metrics(**_: object) -> None:

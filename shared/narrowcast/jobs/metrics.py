@@ -5,7 +5,6 @@ age of the oldest waiting job matters most. Each replica of it shows the same, s
 numbers, so queries take their ``max``, not their ``sum``.
 """
 
-import json
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -27,8 +26,8 @@ from redis.retry import Retry
 from narrowcast import logs
 from narrowcast.jobs import counters
 from narrowcast.jobs.counters import Requeue, kind_label
-from narrowcast.jobs.records import JobKind, JobStatus
-from narrowcast.jobs.store import ACTIVE_KEY, record_key
+from narrowcast.jobs.records import Job, JobKind, JobStatus
+from narrowcast.jobs.writing import active
 from narrowcast.settings import RedisSettings
 
 _log = logs.get(__name__)
@@ -40,7 +39,7 @@ _ENDS: Final = [status for status in JobStatus if status.terminal]
 
 @dataclass(frozen=True)
 class _Snapshot:
-    live: list[dict[str, Any]]
+    live: list[Job]
     counts: Mapping[str, str]
 
 
@@ -88,31 +87,26 @@ class JobMetrics(Collector):
         return reading.result(_DEADLINE_S)
 
     def _read(self) -> _Snapshot:
-        job_ids = list(self._redis.smembers(ACTIVE_KEY))
-        records = self._redis.mget([record_key(job_id) for job_id in job_ids]) if job_ids else []
-        # None: the job was forgotten between the two questions.
-        live = [json.loads(record) for record in records if record is not None]
-        return _Snapshot(live, self._redis.hgetall(counters.KEY))
+        return _Snapshot(active(self._redis), self._redis.hgetall(counters.KEY))
 
 
 def _redis_up(value: int) -> Metric:
     return GaugeMetricFamily("narrowcast_redis_up", "Whether Redis answers the gateway.", value=value)
 
 
-def _live(jobs: list[dict[str, Any]], now: float) -> Iterator[Metric]:
+def _live(jobs: list[Job], now: float) -> Iterator[Metric]:
     live = GaugeMetricFamily("narrowcast_jobs", "Jobs that have not ended.", labels=["kind", "status"])
     oldest = GaugeMetricFamily(
         "narrowcast_job_oldest_queued_age_seconds",
-        "How long the job that waits longest has waited; 0 if none does.",
+        "How long the job that waits longest has waited since it might start; 0 if none does.",
         labels=["kind"],
     )
     for kind in JobKind:
-        of_kind = [job for job in jobs if job["kind"] == kind]
-        for status in (JobStatus.QUEUED, JobStatus.RUNNING):
-            count = sum(job["status"] == status for job in of_kind)
-            live.add_metric([kind_label(kind), status], count)
-        since = [job["queued_at"] for job in of_kind if job["status"] == JobStatus.QUEUED]
-        oldest.add_metric([kind_label(kind)], max(now - min(since), 0.0) if since else 0.0)
+        of_kind = [job for job in jobs if job.kind is kind]
+        for status in (JobStatus.QUEUED, JobStatus.RUNNING, JobStatus.PAUSED):
+            live.add_metric([kind_label(kind), status], sum(job.status is status for job in of_kind))
+        since = [job.due_at(now) for job in of_kind if job.waits(now)]
+        oldest.add_metric([kind_label(kind)], now - min(since) if since else 0.0)
     yield live
     yield oldest
 

@@ -25,6 +25,11 @@ QUEUES: Final[dict[JobKind, str]] = {
 }
 
 
+IN_LINE: Final = frozenset({JobKind.TRAINING})
+"""Kinds whose workers take whichever job is first in line (see :mod:`.line`). A message of another
+kind is for the job that it names. A queue carries either sort, never both."""
+
+
 class JobQueue(Protocol):
     """What the job store needs of a queue."""
 
@@ -33,6 +38,9 @@ class JobQueue(Protocol):
 
     def depth(self, kind: JobKind) -> int:
         """Return how many messages wait in the queue of this kind of job."""
+
+    def drop(self, kind: JobKind, count: int) -> None:
+        """Take up to ``count`` messages out of the queue of this kind of job."""
 
 
 def create_celery(settings: RedisSettings) -> Celery:
@@ -72,3 +80,8 @@ class CeleryQueue:
         with self._app.connection_for_read() as connection:
             channel = connection.default_channel
             return int(channel.client.llen(QUEUES[kind]))
+
+    def drop(self, kind: JobKind, count: int) -> None:
+        """Take messages off the end that is read last."""
+        with self._app.connection_for_write() as connection:
+            connection.default_channel.client.lpop(QUEUES[kind], count)

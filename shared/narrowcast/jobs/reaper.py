@@ -13,13 +13,13 @@ from prometheus_client import Counter
 
 from narrowcast import logs
 from narrowcast.errors import NarrowcastError
-from narrowcast.jobs.records import Job, JobStatus
+from narrowcast.jobs.line import message_lost
+from narrowcast.jobs.queue import IN_LINE
+from narrowcast.jobs.records import Job
 from narrowcast.jobs.store import JobStore
 from narrowcast.settings import JobSettings
 
 _log = logs.get(__name__)
-_MESSAGE_GRACE_S = 10.0
-"""A worker claims a job within moments of taking its message; after this long it was lost."""
 _SWEEPS = Counter("narrowcast_reaper_sweeps", "Sweeps of this process's reaper.", ["outcome"])
 
 
@@ -56,16 +56,14 @@ class Reaper:
         now = time.time()
         for job in self._store.active():
             self._look_at(job, now)
+        for kind in IN_LINE:
+            self._store.balance_hints(kind)
         self._store.archive_ended()
 
     def _look_at(self, job: Job, now: float) -> None:
         if job.lease is not None and job.lease.expires_at < now:
             reaped = self._store.reap(job.id, now)
-            if reaped is None:
-                return
-            _log.warning("job_reaped", job_id=job.id, status=reaped.status, attempt=reaped.attempt)
-            self._store.add_event(job.id, f"the worker was lost; the job is {reaped.status}", level="warn")
-            if reaped.status is JobStatus.QUEUED:
-                self._store.hint_again(reaped)
-        elif job.status is JobStatus.QUEUED and job.queued_at + _MESSAGE_GRACE_S < now:
+            if reaped is not None:
+                _log.warning("job_reaped", job_id=job.id, status=reaped.status, attempt=reaped.attempt)
+        elif job.kind not in IN_LINE and job.waits(now) and message_lost(job, now):
             self._store.hint_again(job)

@@ -2,11 +2,15 @@
 
 import time
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from narrowcast.errors import Conflict, NarrowcastError
+from narrowcast.jobs.schedule import Schedule
+
+RETRY_AFTER_S: Final = 10.0
+"""What a job needs was away: time for it to come back before the next attempt."""
 
 
 class JobKind(StrEnum):
@@ -22,6 +26,7 @@ class JobStatus(StrEnum):
 
     QUEUED = "queued"
     RUNNING = "running"
+    PAUSED = "paused"
     SUCCEEDED = "succeeded"
     FAILED = "failed"
     CANCELLED = "cancelled"
@@ -33,11 +38,12 @@ class JobStatus(StrEnum):
 
 
 _LEGAL: dict[JobStatus, frozenset[JobStatus]] = {
-    JobStatus.QUEUED: frozenset({JobStatus.RUNNING, JobStatus.CANCELLED, JobStatus.FAILED}),
+    JobStatus.QUEUED: frozenset({JobStatus.RUNNING, JobStatus.PAUSED, JobStatus.CANCELLED, JobStatus.FAILED}),
     # Back to queued: the worker was lost or asked to stop, and the job will be resumed.
     JobStatus.RUNNING: frozenset(
-        {JobStatus.QUEUED, JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELLED}
+        {JobStatus.QUEUED, JobStatus.PAUSED, JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELLED}
     ),
+    JobStatus.PAUSED: frozenset({JobStatus.QUEUED, JobStatus.CANCELLED}),
     JobStatus.SUCCEEDED: frozenset(),
     JobStatus.FAILED: frozenset(),
     JobStatus.CANCELLED: frozenset(),
@@ -94,7 +100,15 @@ class Job(BaseModel):
     attempt: int = 0
     """How many times a worker has started it."""
     lease: Lease | None = None
+    schedule: Schedule = Schedule()
+    retry_at: float | None = None
+    """Not to be started before this time again, because what it needs was away."""
+    keeps_turn: bool = False
+    """It lost its worker without its user's doing, and goes on before others of its priority."""
+    pause_requested: bool = False
     cancel_requested: bool = False
+    keep_checkpoint: bool = False
+    """The cancelled job's newest checkpoint is wanted as its result; that takes a worker."""
     progress: dict[str, Any] = {}
     result: dict[str, Any] = {}
     error: JobError | None = None
@@ -105,6 +119,31 @@ class Job(BaseModel):
                 f"job {self.id} is {self.status} and cannot become {status}", code="illegal_transition"
             )
         return self.model_copy(update={"status": status, **changes})
+
+    def due_at(self, now: float) -> float:
+        """Return since when a queued job may be started, or, if later than ``now``, from when on."""
+        if self.cancel_requested:
+            return self.queued_at  # what is left to do takes a moment, at any hour
+        schedule = self.schedule
+        earliest = max(self.queued_at, schedule.not_before or 0.0, self.retry_at or 0.0)
+        if schedule.window is None:
+            return earliest
+        return max(earliest, schedule.window.opening(max(earliest, now)))
+
+    def waits(self, now: float) -> bool:
+        """Whether the job is queued and may be started."""
+        return self.status is JobStatus.QUEUED and self.due_at(now) <= now
+
+    def must_yield(self, now: float) -> bool:
+        """Whether a running job has to stop for now: its user paused it, or its hours are over."""
+        if self.cancel_requested:
+            return False
+        window = self.schedule.window
+        return self.pause_requested or (window is not None and not window.is_open(now))
+
+    def attempts_used_up(self, site_limit: int) -> bool:
+        """Whether no other attempt may follow this one."""
+        return self.attempt >= (self.schedule.max_attempts or site_limit)
 
     def claimed(self, owner: str, now: float, lease_s: float) -> "Job":
         """Return the record as ``owner`` starts it.
@@ -117,6 +156,8 @@ class Job(BaseModel):
             attempt=self.attempt + 1,
             started_at=self.started_at or now,
             lease=Lease(owner=owner, expires_at=now + lease_s),
+            retry_at=None,
+            keeps_turn=False,
         )
 
     def check_owner(self, owner: str) -> None:
@@ -137,15 +178,56 @@ class Job(BaseModel):
         self.check_owner(owner)
         return self.model_copy(update={"lease": Lease(owner=owner, expires_at=now + lease_s)})
 
-    def released(self, now: float, *, counted: bool = True) -> "Job":
+    def released(self, now: float, *, counted: bool = True, retry_at: float | None = None) -> "Job":
         """Return the record back in the queue, to be resumed by whoever takes it next.
+
+        Where its user has asked for it meanwhile, it is paused or cancelled instead.
 
         Args:
             now: Unix time.
-            counted: whether the attempt counts towards the limit; one that the operator ended does not.
+            counted: whether the attempt counts towards the limit; one that the operator, the user
+                or the clock ended does not.
+            retry_at: when it may be started again; None: at once.
         """
-        attempt = self.attempt if counted else self.attempt - 1
-        return self._to(JobStatus.QUEUED, lease=None, queued_at=now, attempt=attempt)
+        if self.pause_requested and not self.cancel_requested:
+            return self._to(JobStatus.PAUSED, lease=None, pause_requested=False, attempt=self.attempt - 1)
+        if self.cancel_requested and not self.keep_checkpoint:
+            return self.finished(JobStatus.CANCELLED, now)
+        return self._to(
+            JobStatus.QUEUED,
+            lease=None,
+            queued_at=now,
+            attempt=self.attempt if counted else self.attempt - 1,
+            retry_at=retry_at,
+            keeps_turn=True,
+        )
+
+    def pausing(self) -> "Job":
+        """Return the record paused (if queued) or marked for its worker to stop (if running).
+
+        Raises:
+            Conflict: it is paused already, is being cancelled, or has ended.
+        """
+        if self.status is JobStatus.PAUSED or self.pause_requested:
+            raise Conflict(f"job {self.id} is paused already", code="already_paused")
+        if self.status.terminal:
+            raise Conflict(f"job {self.id} is already {self.status}", code="job_ended")
+        if self.cancel_requested:
+            raise Conflict(f"job {self.id} is being cancelled", code="job_cancelling")
+        if self.status is JobStatus.QUEUED:
+            return self._to(JobStatus.PAUSED, retry_at=None, keeps_turn=False)
+        return self.model_copy(update={"pause_requested": True})
+
+    def resumed(self, now: float) -> "Job":
+        """Return the paused record back in the queue, behind what has waited meanwhile.
+
+        Raises:
+            Conflict: it is not paused.
+        """
+        if self.status is not JobStatus.PAUSED:
+            state = "still running" if self.pause_requested else self.status
+            raise Conflict(f"job {self.id} is not paused but {state}", code="not_paused")
+        return self._to(JobStatus.QUEUED, queued_at=now)
 
     def finished(
         self,
@@ -156,16 +238,25 @@ class Job(BaseModel):
         error: JobError | None = None,
     ) -> "Job":
         """Return the record at its end."""
-        return self._to(status, lease=None, finished_at=now, result=result or {}, error=error)
+        return self._to(
+            status, lease=None, pause_requested=False, finished_at=now, result=result or {}, error=error
+        )
 
-    def cancellation_requested(self, now: float) -> "Job":
-        """Return the record cancelled (if queued) or marked for its worker to stop (if running).
+    def cancellation_requested(self, now: float, *, keep_checkpoint: bool = False) -> "Job":
+        """Return the record cancelled at once, or marked for its worker to stop.
+
+        With ``keep_checkpoint`` a job that was started before goes to a worker once more.
 
         Raises:
             Conflict: the job has ended.
         """
-        if self.status is JobStatus.QUEUED:
-            return self.finished(JobStatus.CANCELLED, now)
+        if self.status.terminal:
+            raise Conflict(f"job {self.id} is already {self.status}", code="job_ended")
+        # A second request may give up what the first wanted kept.
+        wanted = {"cancel_requested": True, "keep_checkpoint": keep_checkpoint}
         if self.status is JobStatus.RUNNING:
-            return self.model_copy(update={"cancel_requested": True})
-        raise Conflict(f"job {self.id} is already {self.status}", code="job_ended")
+            return self.model_copy(update=wanted)
+        if not keep_checkpoint or self.started_at is None:
+            return self.finished(JobStatus.CANCELLED, now)
+        queued = self if self.status is JobStatus.QUEUED else self._to(JobStatus.QUEUED, queued_at=now)
+        return queued.model_copy(update={**wanted, "keeps_turn": True, "pause_requested": False})

@@ -13,7 +13,7 @@ from pydantic import JsonValue
 
 from narrowcast import logs
 from narrowcast.errors import Conflict, NarrowcastError, NotFound, Unavailable
-from narrowcast.jobs.records import Job, JobError, JobStatus, LeaseLost
+from narrowcast.jobs.records import Job, JobError, JobKind, JobStatus, LeaseLost
 from narrowcast.jobs.store import JobStore
 from narrowcast.settings import JobSettings
 
@@ -23,11 +23,15 @@ _PROGRESS_EVERY_S = 1.0
 
 
 class Cancelled(Exception):
-    """The user asked for the job to stop."""
+    """The user asked for the job to stop; ``result`` is what was kept of it."""
+
+    def __init__(self, result: dict[str, Any] | None = None) -> None:
+        super().__init__()
+        self.result = result
 
 
 class Interrupted(Exception):
-    """The worker is asked to stop; the job goes back to the queue and will be resumed."""
+    """The worker, or the job for now, is asked to stop; the job will be resumed."""
 
 
 class RunningJob:
@@ -38,8 +42,7 @@ class RunningJob:
     ) -> None:
         self._store = store
         self._owner = owner
-        self.should_stop = should_stop
-        """Whether the worker itself has to stop."""
+        self._worker_stops = should_stop
         self._lock = threading.Lock()
         self._progress: dict[str, Any] | None = None
         self._reported_at = 0.0
@@ -48,6 +51,12 @@ class RunningJob:
         """Set when the lease is gone: another worker may have the job."""
         self.cancelled = threading.Event()
         """Set when the user asked for it to stop."""
+        if job.cancel_requested:
+            self.cancelled.set()
+
+    def should_stop(self) -> bool:
+        """Whether the job has to stop for now: its worker stops, it was paused, its hours are over."""
+        return self._worker_stops() or self.job.must_yield(time.time())
 
     def check(self) -> None:
         """Raise if the job must stop.
@@ -55,7 +64,7 @@ class RunningJob:
         Raises:
             LeaseLost: it is another worker's.
             Cancelled: the user wants it to stop.
-            Interrupted: the worker has to stop.
+            Interrupted: it has to stop for now.
         """
         if self.lost.is_set():
             raise LeaseLost(f"job {self.job.id} is not run by this worker any more")
@@ -132,7 +141,34 @@ def run_job(
     except (Conflict, NotFound):
         _log.info("job_not_claimable", job_id=job_id)
         return
-    with logs.bound(job_id=job_id):
+    _run_claimed(store, settings, job, owner, handler, should_stop)
+
+
+def run_next_job(
+    store: JobStore,
+    settings: JobSettings,
+    kind: JobKind,
+    handler: Handler,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> None:
+    """As :func:`run_job`, for whichever job of a kind is first in line; nothing if none is."""
+    owner = worker_name()
+    job = store.claim_next(kind, owner)
+    if job is None:
+        _log.info("no_job_may_start")
+        return
+    _run_claimed(store, settings, job, owner, handler, should_stop)
+
+
+def _run_claimed(
+    store: JobStore,
+    settings: JobSettings,
+    job: Job,
+    owner: str,
+    handler: Handler,
+    should_stop: Callable[[], bool],
+) -> None:
+    with logs.bound(job_id=job.id):
         running = RunningJob(store, job, owner, should_stop)
         stop = threading.Event()
         renewer = threading.Thread(
@@ -155,33 +191,37 @@ def _renew_until(running: RunningJob, stop: threading.Event, every_s: float) -> 
 
 
 def _run(store: JobStore, settings: JobSettings, running: RunningJob, owner: str, handler: Handler) -> None:
-    job_id, attempt = running.job.id, running.job.attempt
+    job_id = running.job.id
     try:
         result = handler(running)
     except LeaseLost:
         raise
-    except Cancelled:
-        store.finish(job_id, owner, JobStatus.CANCELLED)
+    except Cancelled as cancelled:
+        store.finish(job_id, owner, JobStatus.CANCELLED, result=cancelled.result)
         _log.info("job_cancelled")
     except (Unavailable, Interrupted, redis.ConnectionError, redis.TimeoutError) as error:
-        if attempt >= settings.max_attempts and not isinstance(error, Interrupted):
-            _fail(store, job_id, owner, error)
+        used_up = running.job.attempts_used_up(settings.max_attempts)
+        if used_up and not isinstance(error, Interrupted):
+            _fail(store, running, owner, error)
         else:
             _log.warning("job_released", exc_info=error)
             store.release(job_id, owner, interrupted=isinstance(error, Interrupted))
     except Exception as error:  # noqa: BLE001 - a job must never hang in running
-        _fail(store, job_id, owner, error)
+        _fail(store, running, owner, error)
     else:
         store.finish(job_id, owner, JobStatus.SUCCEEDED, result=result)
         _log.info("job_succeeded")
 
 
-def _fail(store: JobStore, job_id: str, owner: str, error: Exception) -> None:
+def _fail(store: JobStore, running: RunningJob, owner: str, error: Exception) -> None:
     _log.error("job_failed", exc_info=error)
+    if running.cancelled.is_set():
+        # Its user wanted it to end, and so it has, whatever went wrong on the way.
+        store.finish(running.job.id, owner, JobStatus.CANCELLED)
+        return
     if isinstance(error, NarrowcastError):
         reason = JobError(code=error.code, message=error.message, param=error.param)
     else:
         message = f"an internal error ({type(error).__name__}); the log has the details under this job id"
         reason = JobError(code="internal_error", message=message)
-    store.add_event(job_id, reason.message, level="error")
-    store.finish(job_id, owner, JobStatus.FAILED, error=reason)
+    store.finish(running.job.id, owner, JobStatus.FAILED, error=reason)

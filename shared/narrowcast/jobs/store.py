@@ -15,17 +15,23 @@ from pydantic import BaseModel, JsonValue
 
 from narrowcast import logs
 from narrowcast.errors import NotFound
-from narrowcast.jobs import counters
 from narrowcast.jobs.counters import Requeue
-from narrowcast.jobs.queue import JobQueue
-from narrowcast.jobs.records import Job, JobError, JobEvent, JobKind, JobStatus
+from narrowcast.jobs.line import WaitingLine
+from narrowcast.jobs.queue import IN_LINE, JobQueue
+from narrowcast.jobs.records import RETRY_AFTER_S, Job, JobError, JobEvent, JobKind, JobStatus
+from narrowcast.jobs.writing import (
+    ACTIVE_KEY,
+    TO_ARCHIVE_KEY,
+    add_event,
+    event_of,
+    events_key,
+    record_key,
+    write,
+)
 from narrowcast.settings import JobSettings
 from narrowcast.storage import Bucket
 
 _log = logs.get(__name__)
-ACTIVE_KEY = "nc:jobs:active"
-_TO_ARCHIVE = "nc:jobs:to-archive"
-_MAX_EVENTS = 20_000
 _ARCHIVE_TYPE = "application/json"
 
 
@@ -45,6 +51,7 @@ class JobStore:
         self._archive = archive
         self._queue = queue
         self._settings = settings
+        self._line = WaitingLine(client, queue, settings)
 
     # -- reading -----------------------------------------------------------------------
 
@@ -87,13 +94,10 @@ class JobStore:
 
     def events(self, job_id: str, tenant: str) -> list[JobEvent]:
         """Return a job's events, oldest first."""
-        entries = self._redis.xrange(_events(job_id))
+        entries = self._redis.xrange(events_key(job_id))
         if not entries and not self._redis.exists(record_key(job_id)):
             return self._archived(tenant, job_id).events
-        return [
-            JobEvent.model_validate_json(fields["event"]).model_copy(update={"id": entry_id})
-            for entry_id, fields in entries
-        ]
+        return [event_of(entry_id, fields) for entry_id, fields in entries]
 
     # -- a user's side -----------------------------------------------------------------
 
@@ -107,13 +111,45 @@ class JobStore:
             pipe.execute()
         self._hint(job)
 
-    def request_cancel(self, job_id: str) -> Job:
-        """Cancel a queued job at once, ask the worker of a running one to stop.
+    def request_cancel(self, job_id: str, *, keep_checkpoint: bool = False) -> Job:
+        """Cancel a queued or paused job at once, ask the worker of a running one to stop.
+
+        Args:
+            job_id: its id.
+            keep_checkpoint: the newest checkpoint is wanted as the job's result. A job that has
+                one is cancelled by a worker then, also if it is queued or paused.
 
         Raises:
             Conflict: the job has ended.
         """
-        return self._change(job_id, lambda job: job.cancellation_requested(time.time()))
+
+        def change(job: Job) -> Job:
+            return job.cancellation_requested(time.time(), keep_checkpoint=keep_checkpoint)
+
+        job = self._change(job_id, change)
+        self._hint(job)
+        self._balance(job.kind)
+        return job
+
+    def pause(self, job_id: str) -> Job:
+        """Take a queued job out of the queue, ask the worker of a running one to stop for now.
+
+        Raises:
+            Conflict: the job is paused or being cancelled already, or has ended.
+        """
+        job = self._change(job_id, lambda job: job.pausing())
+        self._balance(job.kind)
+        return job
+
+    def resume(self, job_id: str) -> Job:
+        """Put a paused job back into the queue.
+
+        Raises:
+            Conflict: the job is not paused.
+        """
+        job = self._change(job_id, lambda job: job.resumed(time.time()))
+        self._hint(job)
+        return job
 
     # -- a worker's side ---------------------------------------------------------------
 
@@ -125,6 +161,10 @@ class JobStore:
             NotFound: no such live job.
         """
         return self._change(job_id, lambda job: job.claimed(owner, time.time(), self._settings.lease_s))
+
+    def claim_next(self, kind: JobKind, owner: str) -> Job | None:
+        """Take the first job in line; None if none may start now."""
+        return self._line.take(kind, owner)
 
     def renew(self, job_id: str, owner: str, progress: dict[str, Any] | None = None) -> Job:
         """Extend the lease, and store how far the job is if that is given.
@@ -140,14 +180,14 @@ class JobStore:
         return self._change(job_id, change)
 
     def release(self, job_id: str, owner: str, *, interrupted: bool) -> Job:
-        """Give a running job back to the queue.
+        """Give a running job back to the queue, or pause it if that was asked for.
 
         Args:
             job_id: its id.
             owner: who runs it.
             interrupted: the worker was told to stop, so another may take the job at once and the
-                attempt does not count. Otherwise something was away: the message is left to the
-                reaper, which gives it time to come back.
+                attempt does not count. Otherwise something was away: it is given time to come
+                back, and the message is left to the reaper.
 
         Raises:
             LeaseLost: the job is another's now.
@@ -155,11 +195,13 @@ class JobStore:
 
         def change(job: Job) -> Job:
             job.check_owner(owner)
-            return job.released(time.time(), counted=not interrupted)
+            now = time.time()
+            return job.released(
+                now, counted=not interrupted, retry_at=None if interrupted else now + RETRY_AFTER_S
+            )
 
         job = self._change(job_id, change, Requeue.INTERRUPTED if interrupted else Requeue.UNAVAILABLE)
-        if interrupted:
-            self._hint(job)
+        self._hint(job)
         return job
 
     def finish(
@@ -196,9 +238,7 @@ class JobStore:
         event = JobEvent.model_validate(
             {"message": message, "level": level, "type": type, "data": data or {}}
         )
-        self._redis.xadd(
-            _events(job_id), {"event": event.model_dump_json()}, maxlen=_MAX_EVENTS, approximate=True
-        )
+        add_event(self._redis, job_id, event)
 
     # -- the reaper's side -------------------------------------------------------------
 
@@ -211,7 +251,7 @@ class JobStore:
                 self._redis.srem(ACTIVE_KEY, job_id)
 
     def reap(self, job_id: str, now: float) -> Job | None:
-        """Re-queue or fail a job whose lease has run out; return it if that was so."""
+        """Re-queue, pause or end a job whose lease has run out; return it if that was so."""
         reaped = False
 
         def change(job: Job) -> Job:
@@ -219,9 +259,10 @@ class JobStore:
             reaped = job.lease is not None and job.lease.expires_at < now
             if not reaped:
                 return job
-            if job.cancel_requested:
+            used_up = job.attempts_used_up(self._settings.max_attempts)
+            if job.cancel_requested and (used_up or not job.keep_checkpoint):
                 return job.finished(JobStatus.CANCELLED, now)
-            if job.attempt >= self._settings.max_attempts:
+            if used_up and not job.pause_requested:
                 message = f"the worker was lost in each of {job.attempt} attempts"
                 return job.finished(
                     JobStatus.FAILED, now, error=JobError(code="worker_lost", message=message)
@@ -229,10 +270,17 @@ class JobStore:
             return job.released(now)
 
         job = self._change(job_id, change, Requeue.WORKER_LOST)
-        return job if reaped else None
+        if not reaped:
+            return None
+        self._hint(job)
+        return job
+
+    def balance_hints(self, kind: JobKind) -> None:
+        """Make the queue of a kind in line hold one message for each job that may start now."""
+        self._line.balance(kind)
 
     def hint_again(self, job: Job) -> None:
-        """Send a queued job's message again unless its queue still holds messages.
+        """Send the message of a queued job that it names again unless its queue holds messages.
 
         A worker may die between taking the message and claiming the job. As long as the queue
         is not empty the message may still be in it; once it is empty and the job still queued,
@@ -248,20 +296,20 @@ class JobStore:
             Unavailable: the object store does not answer; nothing is lost, call again.
         """
         done = 0
-        for job_id in self._redis.smembers(_TO_ARCHIVE):
+        for job_id in self._redis.smembers(TO_ARCHIVE_KEY):
             try:
                 job = self.get(job_id)
             except NotFound:
-                self._redis.srem(_TO_ARCHIVE, job_id)
+                self._redis.srem(TO_ARCHIVE_KEY, job_id)
                 continue
             archive = JobArchive(job=job, events=self.events(job_id, job.tenant))
             self._archive.put(
                 _archive_key(job.tenant, job_id), archive.model_dump_json().encode(), _ARCHIVE_TYPE
             )
             with self._redis.pipeline(transaction=True) as pipe:
-                pipe.srem(_TO_ARCHIVE, job_id)
+                pipe.srem(TO_ARCHIVE_KEY, job_id)
                 pipe.expire(record_key(job_id), self._settings.record_ttl_s)
-                pipe.expire(_events(job_id), self._settings.record_ttl_s)
+                pipe.expire(events_key(job_id), self._settings.record_ttl_s)
                 pipe.execute()
             done += 1
         return done
@@ -269,11 +317,22 @@ class JobStore:
     # ----------------------------------------------------------------------------------
 
     def _hint(self, job: Job) -> None:
+        if not job.waits(time.time()):
+            return  # when its time has come, a reaper does
         try:
             self._queue.send(job)
         except (KombuError, redis.RedisError, OSError):
             # The record is written, so the job is accepted: the reaper sends the message later.
             _log.warning("job_message_not_sent", job_id=job.id, exc_info=True)
+
+    def _balance(self, kind: JobKind) -> None:
+        """Take back the message of a job that has left the line: a trainer may be started for it."""
+        if kind not in IN_LINE:
+            return
+        try:
+            self._line.balance(kind)
+        except (KombuError, redis.RedisError, OSError):
+            _log.warning("job_messages_not_balanced", exc_info=True)  # a reaper does it
 
     def _change(self, job_id: str, change: Callable[[Job], Job], requeue: Requeue | None = None) -> Job:
         key = record_key(job_id)
@@ -287,14 +346,7 @@ class JobStore:
             job = Job.model_validate_json(raw)
             changed = change(job)
             pipe.multi()
-            if changed == job:
-                return
-            pipe.set(key, changed.model_dump_json(), keepttl=True)
-            if changed.status.terminal:
-                pipe.srem(ACTIVE_KEY, job_id)
-                pipe.sadd(_TO_ARCHIVE, job_id)
-            for name, growth in counters.increments(job, changed, requeue).items():
-                pipe.hincrby(counters.KEY, name, growth)
+            write(pipe, job, changed, requeue)
 
         self._redis.transaction(transaction, key)
         assert changed is not None  # noqa: S101 - transaction() ran or raised
@@ -302,15 +354,6 @@ class JobStore:
 
     def _archived(self, tenant: str, job_id: str) -> JobArchive:
         return JobArchive.model_validate_json(self._archive.get(_archive_key(tenant, job_id)))
-
-
-def record_key(job_id: str) -> str:
-    """Return the key of a job's record."""
-    return f"nc:job:{job_id}"
-
-
-def _events(job_id: str) -> str:
-    return f"nc:job:{job_id}:events"
 
 
 def _index(kind: JobKind, tenant: str) -> str:

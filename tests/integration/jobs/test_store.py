@@ -130,7 +130,8 @@ def test_ended_jobs_outlive_redis(connections: Connections, settings: Settings, 
     Reaper(connections.jobs, settings.jobs).sweep()
     connections.redis.delete(f"nc:job:{job.id}", f"nc:job:{job.id}:events")
     assert connections.jobs.get(job.id, tenant=tenant).result == {"adapter_id": "a"}
-    assert [event.message for event in connections.jobs.events(job.id, tenant)] == ["half way"]
+    messages = [event.message for event in connections.jobs.events(job.id, tenant)]
+    assert messages == ["a worker has started the job, attempt 1", "half way", "the job has succeeded"]
     page, more = connections.jobs.page(JobKind.TRAINING, tenant)
     assert [listed.id for listed in page] == [job.id]
     assert not more

@@ -206,7 +206,7 @@ def test_what_was_backed_up_works_on_new_servers(
             for job in (ended, archived):
                 assert connections.jobs.get(job.id, tenant="radiology").result == {"rows": 7}
                 messages = [event.message for event in connections.jobs.events(job.id, "radiology")]
-                assert messages == ["said before the backup"]
+                assert "said before the backup" in messages
             listed, _ = connections.jobs.page(JobKind.PREPROCESSING, "radiology")
             assert {job.id for job in listed} == {ended.id, archived.id}
             _take_up(connections, new.settings.jobs, jobs)

@@ -1,11 +1,16 @@
 """``/v1/fine_tuning/jobs``."""
 
-from fastapi import APIRouter
+from typing import Annotated
 
-from narrowcast_gateway.deps import AfterQuery, LimitQuery, ServicesDep, TenantDep
+from fastapi import APIRouter, Header, Query
+from fastapi.responses import StreamingResponse
+
+from narrowcast_gateway.deps import AfterQuery, EventStreamsDep, LimitQuery, ServicesDep, TenantDep
 from narrowcast_gateway.schemas import Page
 from narrowcast_gateway.training.schemas import (
+    CancelFineTuningJob,
     CreateFineTuningJob,
+    FineTuningCheckpoint,
     FineTuningEvent,
     FineTuningJob,
     merge,
@@ -26,6 +31,7 @@ def create_fine_tuning_job(
         validation_file=request.validation_file,
         suffix=request.suffix,
         hyperparameters=merge(request),
+        schedule=request.schedule(),
     )
     return FineTuningJob.of(job)
 
@@ -45,16 +51,69 @@ def get_fine_tuning_job(job_id: str, services: ServicesDep, tenant: TenantDep) -
     return FineTuningJob.of(services.training.get(tenant, job_id))
 
 
-@router.get("/{job_id}/events")
+@router.get(
+    "/{job_id}/events",
+    response_model=Page[FineTuningEvent],
+    responses={200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}},
+)
 def list_fine_tuning_events(
-    job_id: str, services: ServicesDep, tenant: TenantDep, after: AfterQuery = None, limit: LimitQuery = 20
-) -> Page[FineTuningEvent]:
-    """List a job's events, newest first."""
+    job_id: str,
+    services: ServicesDep,
+    streams: EventStreamsDep,
+    tenant: TenantDep,
+    after: AfterQuery = None,
+    limit: LimitQuery = 20,
+    stream: Annotated[
+        bool, Query(description="Server-sent events, oldest first, until the job ends.")
+    ] = False,
+    last_event_id: Annotated[str | None, Header()] = None,
+) -> Page[FineTuningEvent] | StreamingResponse:
+    """List a job's events, newest first.
+
+    With `stream` each event is sent as it comes, oldest first: `id: <id>`, `data: <event>`, and
+    `data: [DONE]` once the job has ended. A lost connection is taken up with the header
+    `Last-Event-ID`, which browsers send of their own, or with `after`; `limit` does not apply.
+    """
+    if stream:
+        return streams.response(tenant, job_id, last_event_id or after)
     events, more = services.training.events(tenant, job_id, after, limit)
     return Page(data=[FineTuningEvent.of(event) for event in events], has_more=more)
 
 
+@router.get("/{job_id}/checkpoints")
+def list_fine_tuning_checkpoints(
+    job_id: str, services: ServicesDep, tenant: TenantDep, after: AfterQuery = None, limit: LimitQuery = 10
+) -> Page[FineTuningCheckpoint]:
+    """List the checkpoints that a job would be resumed from, newest first; an ended job has none."""
+    job = services.training.get(tenant, job_id)
+    found, more = services.training.checkpoints(tenant, job_id, after, limit)
+    data = [FineTuningCheckpoint.of(job, checkpoint) for checkpoint in found]
+    ends = {"first_id": data[0].id, "last_id": data[-1].id} if data else {}
+    return Page(data=data, has_more=more, **ends)
+
+
 @router.post("/{job_id}/cancel")
-def cancel_fine_tuning_job(job_id: str, services: ServicesDep, tenant: TenantDep) -> FineTuningJob:
-    """Cancel a job: at once while it is queued, at the end of the current step while it runs."""
-    return FineTuningJob.of(services.training.cancel(tenant, job_id))
+def cancel_fine_tuning_job(
+    job_id: str, services: ServicesDep, tenant: TenantDep, request: CancelFineTuningJob | None = None
+) -> FineTuningJob:
+    """Cancel a job: at once while it waits, at the end of the current step while it runs.
+
+    With `keep_checkpoint` a trainer publishes the newest checkpoint as the job's adapter first.
+    """
+    keep = request is not None and request.keep_checkpoint
+    return FineTuningJob.of(services.training.cancel(tenant, job_id, keep_checkpoint=keep))
+
+
+@router.post("/{job_id}/pause")
+def pause_fine_tuning_job(job_id: str, services: ServicesDep, tenant: TenantDep) -> FineTuningJob:
+    """Pause a job: at once while it is queued; a running one writes a checkpoint and gives back the GPU.
+
+    Until it has done so its status is `running` and `requested` is `pause`.
+    """
+    return FineTuningJob.of(services.training.pause(tenant, job_id))
+
+
+@router.post("/{job_id}/resume")
+def resume_fine_tuning_job(job_id: str, services: ServicesDep, tenant: TenantDep) -> FineTuningJob:
+    """Queue a paused job again; it goes on after its newest checkpoint."""
+    return FineTuningJob.of(services.training.resume(tenant, job_id))

@@ -2,11 +2,13 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
+from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
 
+from narrowcast.checkpoints import CheckpointManifest
 from narrowcast.jobs.records import Job, JobEvent
+from narrowcast.jobs.schedule import HIGHEST_PRIORITY, MOST_ATTEMPTS, RunWindow, Schedule
 from narrowcast.training import EngineName, TrainingSpec
-from narrowcast_gateway.schemas import ErrorDetail, job_times
+from narrowcast_gateway.schemas import ErrorDetail, job_times, seconds
 
 
 def _auto_is_unset(value: Any) -> Any:
@@ -64,6 +66,32 @@ class CreateFineTuningJob(BaseModel):
     method: Method | None = None
     hyperparameters: HyperparametersRequest | None = None
     """OpenAI's older place for them; `method` is the newer."""
+    priority: int = Field(0, ge=-HIGHEST_PRIORITY, le=HIGHEST_PRIORITY)
+    """Higher goes first, before fairness between tenants and age. It stops nothing that runs."""
+    not_before: AwareDatetime | None = None
+    """Unix seconds, or RFC 3339 with an offset: the job waits until then."""
+    run_window: RunWindow | None = None
+    """Train at these hours only, for instance at night; what has not ended by then goes on the next day."""
+    max_attempts: int | None = Field(None, ge=1, le=MOST_ATTEMPTS)
+    """Starts that may be lost to failures of machines; the site's setting is the default."""
+
+    def schedule(self) -> Schedule:
+        """Return when the job may run."""
+        return Schedule(
+            priority=self.priority,
+            not_before=self.not_before.timestamp() if self.not_before else None,
+            window=self.run_window,
+            max_attempts=self.max_attempts,
+        )
+
+
+class CancelFineTuningJob(BaseModel):
+    """How to cancel; OpenAI's clients send no body."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    keep_checkpoint: bool = False
+    """Publish the newest checkpoint as the job's adapter."""
 
 
 class FineTuningJob(BaseModel):
@@ -83,7 +111,7 @@ class FineTuningJob(BaseModel):
     organization_id: str
     result_files: list[str] = []
     seed: int
-    status: Literal["queued", "running", "succeeded", "failed", "cancelled"]
+    status: Literal["queued", "running", "paused", "succeeded", "failed", "cancelled"]
     trained_tokens: int | None
     training_file: str
     validation_file: str | None
@@ -91,6 +119,14 @@ class FineTuningJob(BaseModel):
     """`step`, `total_steps`, `tokens_per_s`, `eta_s` while it runs."""
     metrics: dict[str, float]
     """What the finished run measured."""
+    requested: Literal["pause", "cancel"] | None
+    """What its trainer was asked for, and has yet to do."""
+    priority: int
+    not_before: int | None
+    run_window: RunWindow | None
+    max_attempts: int | None
+    attempt: int
+    """Starts that count so far: those that the user, the operator or the hours ended do not."""
 
     @classmethod
     def of(cls, job: Job) -> "FineTuningJob":
@@ -116,7 +152,21 @@ class FineTuningJob(BaseModel):
             validation_file=spec.validation_dataset,
             progress=job.progress,
             metrics=job.result.get("metrics", {}),
+            requested=_requested(job),
+            priority=job.schedule.priority,
+            not_before=seconds(job.schedule.not_before),
+            run_window=job.schedule.window,
+            max_attempts=job.schedule.max_attempts,
+            attempt=job.attempt,
         )
+
+
+def _requested(job: Job) -> Literal["pause", "cancel"] | None:
+    if job.status.terminal:
+        return None
+    if job.cancel_requested:
+        return "cancel"
+    return "pause" if job.pause_requested else None
 
 
 class FineTuningEvent(BaseModel):
@@ -134,6 +184,40 @@ class FineTuningEvent(BaseModel):
     def of(cls, event: JobEvent) -> "FineTuningEvent":
         """Return the event as the wire shows it."""
         return cls(**event.model_dump(exclude={"created_at"}), created_at=int(event.created_at))
+
+
+class CheckpointMetrics(BaseModel):
+    """What was measured last before the checkpoint."""
+
+    step: int
+    train_loss: float | None = None
+    valid_loss: float | None = None
+
+
+class FineTuningCheckpoint(BaseModel):
+    """OpenAI's checkpoint."""
+
+    id: str
+    object: Literal["fine_tuning.job.checkpoint"] = "fine_tuning.job.checkpoint"
+    created_at: int
+    fine_tuned_model_checkpoint: str
+    """A name for it. It is no model yet: cancel with `keep_checkpoint` to make the newest one."""
+    fine_tuning_job_id: str
+    metrics: CheckpointMetrics
+    step_number: int
+
+    @classmethod
+    def of(cls, job: Job, checkpoint: CheckpointManifest) -> "FineTuningCheckpoint":
+        """Return a checkpoint as the wire shows it."""
+        adapter = TrainingSpec.model_validate(job.spec).adapter_id
+        return cls(
+            id=checkpoint.id,
+            created_at=int(checkpoint.created_at),
+            fine_tuned_model_checkpoint=f"{adapter}:ckpt-step-{checkpoint.step}",
+            fine_tuning_job_id=job.id,
+            metrics=CheckpointMetrics.model_validate({"step": checkpoint.step, **checkpoint.metrics}),
+            step_number=checkpoint.step,
+        )
 
 
 def merge(request: CreateFineTuningJob) -> dict[str, Any]:

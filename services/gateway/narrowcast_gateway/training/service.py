@@ -1,14 +1,17 @@
 """Accepts training jobs: everything that can be refused early is refused here."""
 
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
 from narrowcast import ids
+from narrowcast.checkpoints import CheckpointManifest, complete_checkpoints
 from narrowcast.datasets import DatasetManifest
 from narrowcast.errors import InvalidInput, NotFound
 from narrowcast.jobs.records import Job, JobEvent, JobKind
+from narrowcast.jobs.schedule import Schedule
 from narrowcast.jobs.store import JobStore
+from narrowcast.storage import Bucket
 from narrowcast.training import Hyperparameters, TrainingSpec
 from narrowcast_gateway.datasets.service import Datasets
 from narrowcast_gateway.settings import ServersSettings
@@ -17,9 +20,10 @@ from narrowcast_gateway.settings import ServersSettings
 class Training:
     """A tenant's training jobs."""
 
-    def __init__(self, jobs: JobStore, datasets: Datasets, servers: ServersSettings) -> None:
+    def __init__(self, jobs: JobStore, datasets: Datasets, models: Bucket, servers: ServersSettings) -> None:
         self._jobs = jobs
         self._datasets = datasets
+        self._models = models
         self._servers = servers
 
     def create(
@@ -31,6 +35,7 @@ class Training:
         validation_file: str | None,
         suffix: str | None,
         hyperparameters: dict[str, Any],
+        schedule: Schedule,
     ) -> Job:
         """Submit a job.
 
@@ -52,7 +57,11 @@ class Training:
             hyperparameters=checked,
         )
         job = Job(
-            id=ids.new_id(JobKind.TRAINING), kind=JobKind.TRAINING, tenant=tenant, spec=spec.model_dump()
+            id=ids.new_id(JobKind.TRAINING),
+            kind=JobKind.TRAINING,
+            tenant=tenant,
+            spec=spec.model_dump(),
+            schedule=schedule,
         )
         self._jobs.submit(job)
         return job
@@ -69,15 +78,53 @@ class Training:
         """Return jobs, newest first, and whether more follow."""
         return self._jobs.page(JobKind.TRAINING, tenant, after=after, limit=limit)
 
-    def cancel(self, tenant: str, job_id: str) -> Job:
-        """Cancel a queued job at once, ask the worker of a running one to stop.
+    def cancel(self, tenant: str, job_id: str, *, keep_checkpoint: bool = False) -> Job:
+        """Cancel a job that waits at once, ask the worker of a running one to stop.
+
+        Args:
+            tenant: who asks.
+            job_id: which job.
+            keep_checkpoint: the newest checkpoint becomes the job's adapter; a worker does that.
 
         Raises:
             NotFound: the tenant has no such training job.
             Conflict: it has ended.
         """
         self.get(tenant, job_id)
-        return self._jobs.request_cancel(job_id)
+        return self._jobs.request_cancel(job_id, keep_checkpoint=keep_checkpoint)
+
+    def pause(self, tenant: str, job_id: str) -> Job:
+        """Take a queued job out of the queue, ask the worker of a running one to stop for now.
+
+        Raises:
+            NotFound: the tenant has no such training job.
+            Conflict: ``already_paused``, ``job_cancelling`` or ``job_ended``.
+        """
+        self.get(tenant, job_id)
+        return self._jobs.pause(job_id)
+
+    def resume(self, tenant: str, job_id: str) -> Job:
+        """Queue a paused job again.
+
+        Raises:
+            NotFound: the tenant has no such training job.
+            Conflict: ``not_paused``.
+        """
+        self.get(tenant, job_id)
+        return self._jobs.resume(job_id)
+
+    def checkpoints(
+        self, tenant: str, job_id: str, after: str | None, limit: int
+    ) -> tuple[list[CheckpointManifest], bool]:
+        """Return the complete checkpoints of a job, newest first, and whether more follow.
+
+        Only jobs that have not ended have any, and only the last few.
+
+        Raises:
+            NotFound: the tenant has no such job, or the job no checkpoint ``after``.
+        """
+        self.get(tenant, job_id)
+        return _page(list(complete_checkpoints(self._models, tenant, job_id)), after, limit, "checkpoint")
 
     def events(self, tenant: str, job_id: str, after: str | None, limit: int) -> tuple[list[JobEvent], bool]:
         """Return events, newest first as OpenAI does, and whether more follow.
@@ -86,13 +133,7 @@ class Training:
             NotFound: the tenant has no such job, or the job no event ``after``.
         """
         self.get(tenant, job_id)
-        events = self._jobs.events(job_id, tenant)[::-1]
-        if after is not None:
-            places = [place for place, event in enumerate(events) if event.id == after]
-            if not places:
-                raise NotFound("no such event", param="after")
-            events = events[places[0] + 1 :]
-        return events[:limit], len(events) > limit
+        return _page(self._jobs.events(job_id, tenant)[::-1], after, limit, "event")
 
     def check(self, hyperparameters: dict[str, Any]) -> Hyperparameters:
         """Return the hyper-parameters with defaults filled in.
@@ -126,3 +167,15 @@ class Training:
         if not manifest.rows.get("train"):
             raise InvalidInput("the dataset has no training rows", code="empty_training_file", param=param)
         return manifest
+
+
+Listed = TypeVar("Listed", JobEvent, CheckpointManifest)
+
+
+def _page(all_: list[Listed], after: str | None, limit: int, noun: str) -> tuple[list[Listed], bool]:
+    if after is not None:
+        places = [place for place, one in enumerate(all_) if one.id == after]
+        if not places:
+            raise NotFound(f"no such {noun}", param="after")
+        all_ = all_[places[0] + 1 :]
+    return all_[:limit], len(all_) > limit

@@ -1,0 +1,91 @@
+"""Where job records lie in Redis, and what is written with every change of one."""
+
+from typing import Any, Final
+
+from narrowcast.jobs import counters
+from narrowcast.jobs.counters import Requeue
+from narrowcast.jobs.records import Job, JobEvent, JobKind, JobStatus
+
+ACTIVE_KEY: Final = "nc:jobs:active"
+"""A set of the ids of all jobs that have not ended."""
+TO_ARCHIVE_KEY: Final = "nc:jobs:to-archive"
+_MAX_EVENTS: Final = 20_000
+
+_REQUEUED: Final = {
+    Requeue.WORKER_LOST: "the worker was lost; the job is queued",
+    Requeue.INTERRUPTED: "interrupted; the job is queued",
+    Requeue.UNAVAILABLE: "something it needs is away; the job is queued",
+}
+
+
+def record_key(job_id: str) -> str:
+    """Return the key of a job's record."""
+    return f"nc:job:{job_id}"
+
+
+def events_key(job_id: str) -> str:
+    """Return the key of a job's events, a stream."""
+    return f"nc:job:{job_id}:events"
+
+
+def turns_key(kind: JobKind) -> str:
+    """Return the key of a hash: when a job of each tenant was last taken in turn."""
+    return f"nc:jobs:turns:{kind}"
+
+
+def active(redis: Any) -> list[Job]:
+    """Return every job that has not ended; ``redis`` is a client, or a pipeline that watches."""
+    job_ids = list(redis.smembers(ACTIVE_KEY))
+    raws = redis.mget([record_key(job_id) for job_id in job_ids]) if job_ids else []
+    # None: the job was forgotten between the two questions.
+    return [Job.model_validate_json(raw) for raw in raws if raw is not None]
+
+
+def add_event(redis: Any, job_id: str, event: JobEvent) -> None:
+    """Append to a job's events, through a client or in a transaction."""
+    redis.xadd(events_key(job_id), {"event": event.model_dump_json()}, maxlen=_MAX_EVENTS, approximate=True)
+
+
+def event_of(entry_id: str, fields: dict[str, str]) -> JobEvent:
+    """Return the event that an entry of the stream holds; its id is the entry's."""
+    return JobEvent.model_validate_json(fields["event"]).model_copy(update={"id": entry_id})
+
+
+def write(pipe: Any, before: Job, after: Job, requeue: Requeue | None = None) -> None:
+    """Put into a transaction all that a change of a record takes.
+
+    A change of status is an event in the same transaction: who follows the events learns of a
+    job's end by them.
+    """
+    if after == before:
+        return
+    pipe.set(record_key(after.id), after.model_dump_json(), keepttl=True)
+    if after.status.terminal:
+        pipe.srem(ACTIVE_KEY, after.id)
+        pipe.sadd(TO_ARCHIVE_KEY, after.id)
+    for name, growth in counters.increments(before, after, requeue).items():
+        pipe.hincrby(counters.KEY, name, growth)
+    if after.status is not before.status:
+        add_event(pipe, after.id, _status_event(before, after, requeue))
+
+
+def _status_event(before: Job, after: Job, requeue: Requeue | None) -> JobEvent:
+    level = "info"
+    if after.status is JobStatus.RUNNING:
+        message = f"a worker has started the job, attempt {after.attempt}"
+    elif after.status is JobStatus.QUEUED:
+        message = (
+            _REQUEUED[requeue] if requeue is not None else f"no longer {before.status}; the job is queued"
+        )
+        level = "warn" if requeue in {Requeue.WORKER_LOST, Requeue.UNAVAILABLE} else "info"
+    elif after.error is not None:
+        message, level = f"the job has failed: {after.error.message}", "error"
+    else:
+        message = (
+            f"the job is {after.status}"
+            if after.status is not JobStatus.SUCCEEDED
+            else "the job has succeeded"
+        )
+    return JobEvent.model_validate(
+        {"message": message, "level": level, "data": {"status": after.status.value}}
+    )

@@ -1,0 +1,159 @@
+"""When a job may run, and who is next: pure functions, every hour of the clock."""
+
+from datetime import datetime
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import pytest
+from pydantic import ValidationError
+
+from narrowcast.jobs.records import Job, JobKind, JobStatus
+from narrowcast.jobs.schedule import RunWindow, Schedule, in_order
+
+BERLIN, MOSCOW = "Europe/Berlin", "Europe/Moscow"
+
+
+def at(text: str, zone: str = MOSCOW) -> float:
+    return datetime.fromisoformat(text).replace(tzinfo=ZoneInfo(zone)).timestamp()
+
+
+def window(start: str, end: str, zone: str = MOSCOW) -> RunWindow:
+    return RunWindow.model_validate({"start": start, "end": end, "time_zone": zone})
+
+
+def job(name: str = "a", tenant: str = "t", **changes: Any) -> Job:
+    return Job(
+        id=name,
+        kind=JobKind.TRAINING,
+        tenant=tenant,
+        spec={},
+        **({"created_at": 0.0, "queued_at": 0.0} | changes),
+    )
+
+
+NIGHT = window("20:00", "06:00")
+
+
+@pytest.mark.parametrize(
+    ("moment", "opening", "is_open"),
+    [
+        ("2026-11-22 19:59:59", "2026-11-22 20:00", False),
+        ("2026-11-22 20:00", "2026-11-22 20:00", True),
+        ("2026-11-23 00:00", "2026-11-22 20:00", True),
+        ("2026-11-23 05:59:59", "2026-11-22 20:00", True),
+        ("2026-11-23 06:00", "2026-11-23 20:00", False),
+    ],
+)
+def test_a_night_spans_midnight(moment: str, opening: str, is_open: bool) -> None:
+    assert NIGHT.opening(at(moment)) == at(opening)
+    assert NIGHT.is_open(at(moment)) is is_open
+
+
+def test_hours_of_one_day() -> None:
+    lunch = window("12:00", "13:30")
+    assert lunch.is_open(at("2026-11-22 13:29"))
+    assert lunch.opening(at("2026-11-22 13:30")) == at("2026-11-23 12:00")
+
+
+def test_hours_are_those_of_the_wall_clock_across_a_change_of_clocks() -> None:
+    night = window("22:00", "05:00", BERLIN)
+    # The clocks go back at 3:00 on 25 October 2026: this night has eight hours, not seven.
+    opens, closes = at("2026-10-24 22:00", BERLIN), at("2026-10-25 05:00", BERLIN)
+    assert closes - opens == 8 * 3600
+    assert night.opening(closes - 1) == opens
+    assert night.opening(closes) == at("2026-10-25 22:00", BERLIN)
+    # 2:30 does not exist on 29 March 2026; the hours open all the same.
+    assert window("02:30", "05:00", BERLIN).is_open(at("2026-03-29 04:00", BERLIN))
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"start": "20:00", "end": "20:00", "time_zone": MOSCOW},
+        {"start": "20:00", "end": "20:20", "time_zone": MOSCOW},
+        {"start": "23:50", "end": "00:10", "time_zone": MOSCOW},
+        {"start": "20:00", "end": "06:00", "time_zone": "Mars/Base"},
+        {"start": "20:00", "end": "06:00", "time_zone": "../../etc/passwd"},
+        {"start": "20:00", "end": "06:00", "time_zone": ""},
+        {"start": "20:00", "end": "06:00"},
+        {"start": "20:00+03:00", "end": "06:00", "time_zone": MOSCOW},
+    ],
+)
+def test_hours_that_make_no_sense_are_refused(bad: dict[str, str]) -> None:
+    with pytest.raises(ValidationError):
+        RunWindow.model_validate(bad)
+
+
+@pytest.mark.parametrize(
+    ("changes", "due"),
+    [
+        ({}, 100.0),
+        ({"schedule": Schedule(not_before=50.0)}, 100.0),
+        ({"schedule": Schedule(not_before=5000.0)}, 5000.0),
+        ({"retry_at": 300.0}, 300.0),
+        ({"retry_at": 300.0, "cancel_requested": True}, 100.0),
+    ],
+)
+def test_when_a_job_is_due(changes: dict[str, Any], due: float) -> None:
+    waiting = job(queued_at=100.0, **changes)
+    assert waiting.due_at(200.0) == due
+    assert waiting.waits(200.0) is (due <= 200.0)
+
+
+def test_not_before_and_hours_together() -> None:
+    after_noon = Schedule(not_before=at("2026-11-22 12:00"), window=NIGHT)
+    in_the_night = Schedule(not_before=at("2026-11-22 23:00"), window=NIGHT)
+    now = at("2026-11-22 10:00")
+    assert job(schedule=after_noon).due_at(now) == at("2026-11-22 20:00")
+    assert job(schedule=in_the_night).due_at(now) == at("2026-11-22 23:00")
+    # And since when it has been due, once it is.
+    assert job(schedule=in_the_night).due_at(at("2026-11-23 01:00")) == at("2026-11-22 23:00")
+    assert job(schedule=in_the_night).due_at(at("2026-11-24 21:00")) == at("2026-11-24 20:00")
+
+
+def test_a_running_job_yields_when_its_hours_are_over() -> None:
+    running = job(status=JobStatus.RUNNING, schedule=Schedule(window=NIGHT))
+    assert not running.must_yield(at("2026-11-23 05:59"))
+    assert running.must_yield(at("2026-11-23 06:00"))
+    cancelled = running.model_copy(update={"cancel_requested": True})
+    assert not cancelled.must_yield(at("2026-11-23 06:00")), "it is being cancelled, at any hour"
+
+
+def order(waiting: list[Job], running: list[Job] | None = None, turns: dict[str, float] | None = None) -> str:
+    return "".join(one.id for one in in_order(waiting, running or [], turns or {}))
+
+
+def test_age_decides_last() -> None:
+    assert order([job("b", created_at=2.0), job("a", created_at=3.0), job("c", created_at=1.0)]) == "cba"
+
+
+def test_priority_decides_first() -> None:
+    low, high = Schedule(priority=-1), Schedule(priority=1)
+    waiting = [job("a", schedule=low, keeps_turn=True), job("b"), job("c", "greedy", schedule=high)]
+    running = [job("x", "greedy", status=JobStatus.RUNNING)] * 3
+    assert order(waiting, running, {"greedy": 100.0}) == "cba"
+
+
+def test_what_was_begun_goes_on_first() -> None:
+    waiting = [job("a", "new"), job("b", "old", keeps_turn=True, created_at=9.0)]
+    assert order(waiting, turns={"old": 100.0}) == "ba"
+
+
+def test_the_tenant_that_runs_least_goes_first() -> None:
+    waiting = [job("a", "busy"), job("b", "idle", created_at=9.0)]
+    assert order(waiting, [job("x", "busy", status=JobStatus.RUNNING)], {"idle": 100.0, "busy": 50.0}) == "ba"
+
+
+def test_tenants_take_turns() -> None:
+    """Ten jobs of one tenant, then one of each of two others: nobody waits for the ten."""
+    waiting = [job(f"g{number}", "greedy", created_at=float(number)) for number in range(10)]
+    waiting += [job("y", "y", created_at=20.0), job("z", "z", created_at=21.0)]
+    turns: dict[str, float] = {}
+    taken = []
+    for now in range(1, 13):
+        first = in_order(waiting, [], turns)[0]
+        taken.append(first.id)
+        waiting.remove(first)
+        turns[first.tenant] = float(now)
+    assert taken[:4] == ["g0", "y", "z", "g1"]
+    assert taken[4:] == [f"g{number}" for number in range(2, 10)]
