@@ -13,18 +13,18 @@ _GROUP_BATCHES = 50
 that the batches of an epoch stay mixed."""
 
 
-def micro_batch(lengths: Sequence[int], batch_size: int, tokens: int) -> int:
+def micro_batch(lengths: Sequence[int], batch_size: int, tokens: int, most: int | None = None) -> int:
     """Return how many rows to put through the model at once.
 
     Args:
         lengths: tokens of each row.
         batch_size: rows per optimizer step; the answer divides it.
         tokens: what one forward pass may hold, padding included; one row always goes.
+        most: rows that the answer is at most.
     """
     longest = max(lengths)
-    fitting = (
-        size for size in range(batch_size, 0, -1) if batch_size % size == 0 and size * longest <= tokens
-    )
+    largest = min(batch_size, most or batch_size)
+    fitting = (size for size in range(largest, 0, -1) if batch_size % size == 0 and size * longest <= tokens)
     return next(fitting, 1)
 
 

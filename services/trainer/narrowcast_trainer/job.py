@@ -16,7 +16,7 @@ from narrowcast.jobs.store import JobStore
 from narrowcast.storage import Bucket
 from narrowcast.training import TrainingSpec
 from narrowcast_trainer.gpu import gpu_to_ourselves
-from narrowcast_trainer.process import Supervision
+from narrowcast_trainer.process import OutOfMemory, Supervision
 from narrowcast_trainer.protocol import TrainingOrder
 from narrowcast_trainer.publish import published_result
 from narrowcast_trainer.settings import TrainerSettings
@@ -49,7 +49,27 @@ def train(
         if published:
             return published  # and then the worker died before it could say so
         with gpu_to_ourselves(running, settings.trainer, should_stop, heartbeat.beat):
-            return Supervision(running, order, should_stop, heartbeat.beat).run()
+            return _run(running, order, should_stop, heartbeat.beat)
+
+
+def _run(
+    running: RunningJob, order: TrainingOrder, should_stop: Callable[[], bool], beat: Callable[[], None]
+) -> dict[str, Any]:
+    try:
+        return Supervision(running, order, should_stop, beat).run()
+    except OutOfMemory as error:
+        if error.rows_at_once <= 1:
+            raise
+        # A process of its own again: the failed one's memory is back, all of it. The gradient of a
+        # step stays what it was, added up from smaller parts.
+        rows = error.rows_at_once // 2
+        running.event(
+            f"out of memory with {error.rows_at_once} rows at once: trying again with {rows};"
+            " batch_size stays what it was",
+            level="warn",
+        )
+        smaller = order.model_copy(update={"most_rows_at_once": rows})
+        return Supervision(running, smaller, should_stop, beat).run()
 
 
 @contextmanager
