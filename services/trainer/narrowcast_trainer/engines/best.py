@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 _FOLDER = "best"
+_IN_CHECKPOINT = Path("kept", _FOLDER)
+"""Two levels down: an adapter in a folder of the checkpoint is one that Trainer resumes with."""
 
 
 @dataclass(frozen=True)
@@ -62,13 +64,13 @@ class BestAdapter:
     def put_into(self, checkpoint: Path) -> None:
         """Add it to a checkpoint that is about to be uploaded."""
         if self.folder is not None:
-            shutil.copytree(self.folder, checkpoint / _FOLDER, dirs_exist_ok=True)
+            shutil.copytree(self.folder, checkpoint / _IN_CHECKPOINT, dirs_exist_ok=True)
 
     def take_from(self, checkpoint: Path) -> None:
         """Go on with the one of the checkpoint that a run is resumed from."""
-        if (checkpoint / _FOLDER).is_dir():
+        if (checkpoint / _IN_CHECKPOINT).is_dir():
             shutil.rmtree(self._folder, ignore_errors=True)
-            shutil.copytree(checkpoint / _FOLDER, self._folder)
+            shutil.copytree(checkpoint / _IN_CHECKPOINT, self._folder)
 
 
 def save_adapter(model: Any, folder: Path) -> None:

@@ -1,6 +1,7 @@
 """When a training has gone wrong for good: its loss or gradients are no numbers, or it only gets worse."""
 
 import math
+from bisect import insort
 from collections import deque
 from statistics import median
 
@@ -10,9 +11,11 @@ _WINDOW = 10
 """Steps whose median counts as the loss: five wild batches among ten do not move it out of range."""
 _WORSE_BY_NATS = 1.0
 """A model of 1 nat more gives every token a 2.7 times smaller probability."""
-_WORSE_BY_DEVIATIONS = 6.0
-_MAD_TO_DEVIATION = 1.4826
-"""Of a normal distribution (Rousseeuw & Croux 1993, Alternatives to the Median Absolute Deviation)."""
+_WORSE_BY_DEVIATIONS = 4.0
+"""The lowest and the highest of the medians of mere noise are within three of one another."""
+_TO_DEVIATION = 1.4826 / math.sqrt(2)
+"""From the median size of the difference of two normal numbers (Rousseeuw & Croux 1993, Alternatives to
+the Median Absolute Deviation)."""
 FP16_OVERFLOWS = 16
 """In a row: fp16's loss scale starts at 2^16 and halves at each, so after as many it scales nothing."""
 
@@ -21,8 +24,8 @@ class DivergenceWatch:
     """Judges the loss and the gradient norm of every step.
 
     A training diverges when the median loss of the last 10 steps is above the lowest such median
-    so far by more than 1 nat and by more than 6 standard deviations (from the median absolute
-    deviation of the steps of that lowest median). A spike passes, as loss spikes do of their own
+    so far by more than 1 nat and by more than 4 standard deviations of the steps' losses (from the
+    median difference of neighbours, which knows no trend). A spike passes, as loss spikes do of their own
     accord (Chowdhery et al. 2022, PaLM, section 5.1), and so does a hard batch: medians ignore
     both. Fine-tuning begins at a model that predicts text already, so a lasting rise by 1 nat is
     no phase of learning.
@@ -35,8 +38,9 @@ class DivergenceWatch:
         self._overflows_allowed = overflows_allowed
         self._overflows = 0
         self._recent: deque[float] = deque(maxlen=_WINDOW)
+        self._differences: list[float] = []
+        """Sizes of the steps from one loss to the next, in order of size."""
         self._best = math.inf
-        self._tolerance = math.inf
 
     def take(self, step: int, loss: float, grad_norm: float | None = None) -> None:
         """Judge one step.
@@ -57,16 +61,16 @@ class DivergenceWatch:
                 raise self._diverged(step, "the gradient is not a number")
         else:
             self._overflows = 0
+        if self._recent:
+            insort(self._differences, abs(loss - self._recent[-1]))
         self._recent.append(loss)
         if len(self._recent) < _WINDOW:
             return
         now = median(self._recent)
-        if now < self._best:
-            deviation = _MAD_TO_DEVIATION * median(abs(one - now) for one in self._recent)
-            self._best = now
-            self._tolerance = max(_WORSE_BY_NATS, _WORSE_BY_DEVIATIONS * deviation)
-        elif now > self._best + self._tolerance:
+        deviation = _TO_DEVIATION * self._differences[len(self._differences) // 2]
+        if now > self._best + max(_WORSE_BY_NATS, _WORSE_BY_DEVIATIONS * deviation):
             raise self._diverged(step, f"the loss rose from {self._best:.2f} to {now:.2f} and stays there")
+        self._best = min(self._best, now)
 
     def _diverged(self, step: int, what: str) -> JobFailed:
         return JobFailed(
