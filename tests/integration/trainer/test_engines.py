@@ -107,15 +107,22 @@ def test_rows_of_a_batch_do_not_see_one_another(models_dir: Path, tmp_path: Path
         assert together == pytest.approx((short * short_count + long * long_count) / count, abs=1e-5)
 
 
-EARLY = _hyper(n_epochs=6, learning_rate=0.05, early_stopping_patience=2)
+EARLY = _hyper(n_epochs=6, learning_rate=0.1, early_stopping_patience=2)
 
 
 def _early(base: Path, scratch: Path, events: Path, **changes: Any) -> Any:
     """A task whose validation loss only rises: none of its tokens is in the training rows."""
     draw = random.Random(0)
-    foreign = [[draw.randrange(20_000, 40_000) for _ in range(40)] for _ in range(3)]
-    validation = [Example(ids, [IGNORED] * 10 + ids[10:]) for ids in foreign]
-    return _task(base, scratch, events, **{"hyperparameters": EARLY, "validation": validation} | changes)
+
+    def examples(count: int, first: int, end: int) -> list[Example]:
+        made = []
+        for _ in range(count):
+            ids = [draw.randrange(first, end) for _ in range(draw.randrange(20, 60))]
+            made.append(Example(ids, [IGNORED] * 10 + ids[10:]))
+        return made
+
+    data = {"train": examples(14, 0, 200), "validation": examples(3, 20_000, 40_000)}
+    return _task(base, scratch, events, **{"hyperparameters": EARLY} | data | changes)
 
 
 def _valid_losses(events: Path) -> list[tuple[int, float]]:
