@@ -100,7 +100,7 @@ def test_the_kernel_s_kill_counts_as_out_of_memory(
         kwargs={"handler": lambda running: train(running, models, trainer_settings, lambda: False)},
     )
     thread.start()
-    desk.wait_for_event(job.id, "training ")
+    desk.wait_for_event(job.id, "step ")
     kills[0] += 1
     os.kill(_training_child(), signal.SIGKILL)
     ended = desk.ended(job.id)
