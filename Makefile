@@ -12,7 +12,7 @@ MODELS ?= .local/models
 MODEL := $(MODELS)/smollm2-135m-instruct/config.json
 
 .DEFAULT_GOAL := help
-.PHONY: help install model demo test lint format unit contract integration e2e test-containers images secrets bench \
+.PHONY: help install model demo test lint format unit contract integration e2e test-containers test-gpu images secrets bench \
 	openapi estimates lock clean
 
 help: ## List the targets
@@ -81,6 +81,9 @@ secrets: ## Random passwords for Compose into ./secrets, for those that are not 
 
 test-containers: install images ## The Compose stack without a GPU, each container killed in turn (Docker)
 	$(BIN)/pytest tests/containers
+
+test-gpu: install model ## Both engines on CUDA (skipped elsewhere); needs requirements/trainer-cuda.txt
+	$(BIN)/pytest tests/gpu
 
 bench: install ## Scores and speed of preprocessing against the generator's truth
 	$(BIN)/python benchmarks/preprocessing.py

@@ -45,6 +45,9 @@ class AdapterManifest(Manifest):
     prompt: PromptRef
     rank: int
     engine: str
+    quantization: str | None = None
+    """How the base was stored while the adapter was trained: ``nf4``, ``int8`` or ``none``; None if
+    that was not written down."""
     dataset: str
     job: str
     metrics: dict[str, float] = Field(default_factory=dict)

@@ -1,10 +1,15 @@
 """What a training job is told, and what it reports."""
 
-from typing import Literal
+from typing import Annotated, Any, Final, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 EngineName = Literal["auto", "unsloth", "peft"]
+QuantizationName = Literal["auto", "nf4", "int8", "none"]
+SchedulerName = Literal["linear", "cosine", "constant_with_warmup"]
+LinearKind = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+LINEAR_KINDS: Final[tuple[str, ...]] = get_args(LinearKind)
+"""The linear layers of a Llama-like block: attention's four and the feed-forward's three."""
 
 
 class Hyperparameters(BaseModel):
@@ -19,15 +24,38 @@ class Hyperparameters(BaseModel):
     """Multiplies ``learning_rate``."""
     learning_rate: float = Field(2e-4, gt=0, lt=1)
     rank: int = Field(64, ge=1, le=512)
-    alpha: int = Field(64, ge=1)
-    """LoRA's scale is alpha / rank."""
+    alpha: int = Field(64, ge=1, le=4096)
+    """LoRA's scale is alpha / rank; left out, alpha is the rank, as in unsloth's and the paper's recipe."""
     dropout: float = Field(0.0, ge=0, lt=1)
+    target_modules: Literal["all-linear"] | Annotated[tuple[LinearKind, ...], Field(min_length=1)] = (
+        "all-linear"
+    )
+    """Which layers get an adapter: every linear one but the output layer, or some of the seven kinds."""
+    scheduler: SchedulerName = "linear"
+    """How the learning rate goes after the warm-up."""
     warmup_ratio: float = Field(0.03, ge=0, lt=1)
-    weight_decay: float = Field(0.01, ge=0)
+    """Share of all steps in which the learning rate rises from 0."""
+    weight_decay: float = Field(0.01, ge=0, le=1)
     max_length: int = Field(2048, ge=32, le=131_072)
     """Tokens of prompt and answer together. A longer row fails the job: nothing is cut silently."""
-    seed: int = 3407
+    early_stopping_patience: int = Field(2, ge=0, le=50)
+    """Epochs in a row without a lower validation loss after which to stop; 0 never stops early.
+
+    Whatever it is, the weights of the lowest validation loss are published. The default leaves the
+    paper's three epochs whole and spares long runs the rest.
+    """
+    seed: int = Field(3407, ge=0, le=2**31 - 1)
     engine: EngineName = "auto"
+    """``auto``: unsloth on a node with CUDA, else peft."""
+    quantization: QuantizationName = "auto"
+    """Of the frozen base while it is trained on; ``auto``: NF4 on CUDA, none on a CPU."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _alpha_follows_rank(cls, values: Any) -> Any:
+        if isinstance(values, dict) and "alpha" not in values and isinstance(values.get("rank"), int):
+            return values | {"alpha": values["rank"]}
+        return values
 
 
 class TrainingSpec(BaseModel):
@@ -44,6 +72,8 @@ class TrainingSpec(BaseModel):
     adapter_id: str
     """The id the adapter will be published under, decided at submission."""
     hyperparameters: Hyperparameters = Hyperparameters()
+    served_fingerprints: tuple[str, ...] = ()
+    """Of the bases whose adapters the inference server takes; empty where it could not be asked."""
 
 
 class TrainingMetrics(BaseModel):

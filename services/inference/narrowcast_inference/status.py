@@ -86,6 +86,7 @@ def _health() -> tuple[int, dict[str, Any]]:
         "resolver_registered": registered,
         "base_model": section.base_model,
         "base_fingerprint": section.base_fingerprint,
+        "accepted_fingerprints": sorted(section.fingerprints),
         "max_lora_rank": section.max_lora_rank,
         "max_model_len": section.max_model_len,
         "gpu": {"phase": lease.phase, "holder": lease.holder},

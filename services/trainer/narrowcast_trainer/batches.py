@@ -19,15 +19,17 @@ _GROUP_BATCHES = 50
 that the batches of an epoch stay mixed."""
 
 
-def micro_batch(lengths: Sequence[int], batch_size: int, tokens: int) -> int:
+def micro_batch(lengths: Sequence[int], batch_size: int, tokens: int, most: int | None = None) -> int:
     """Return how many rows to put through the model at once.
 
     Args:
         lengths: tokens of each row.
         batch_size: rows per optimizer step; the answer divides it.
         tokens: what one forward pass may hold, padding included; one row always goes.
+        most: rows that the answer is at most.
     """
-    return rows_at_once(max(lengths), batch_size, tokens)
+    longest = max(lengths)
+    return rows_at_once(longest, batch_size, min(tokens, most * longest) if most else tokens)
 
 
 class LengthGrouped:

@@ -136,7 +136,12 @@ def _parsed(line: bytes) -> Event | None:
 
 
 def _environment(threads: int) -> dict[str, str]:
-    offline = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
+    offline = {
+        "HF_HUB_OFFLINE": "1",
+        "HF_DATASETS_OFFLINE": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "UNSLOTH_DISABLE_STATISTICS": "1",
+    }
     return {
         **os.environ,
         **offline,

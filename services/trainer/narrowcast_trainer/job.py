@@ -1,7 +1,7 @@
 """A training job as the worker sees it: check, train in a process of its own, tidy up."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,7 +16,7 @@ from narrowcast.jobs.store import JobStore
 from narrowcast.storage import Bucket
 from narrowcast.training import TrainingSpec
 from narrowcast_trainer.gpu import gpu_to_ourselves
-from narrowcast_trainer.process import Supervision
+from narrowcast_trainer.process import OutOfMemory, Supervision
 from narrowcast_trainer.protocol import TrainingOrder
 from narrowcast_trainer.publish import published_result
 from narrowcast_trainer.settings import TrainerSettings
@@ -52,7 +52,7 @@ def train(running: RunningJob, models: Bucket, settings: TrainerSettings) -> dic
             return published  # and then the worker died before it could say so
         try:
             with gpu_to_ourselves(running, settings.trainer, running.should_stop, heartbeat.beat):
-                return Supervision(running, order, running.should_stop, heartbeat.beat).run()
+                return _run(running, order, heartbeat.beat)
         except Cancelled:
             raise Cancelled(_keep_checkpoint(running, order, heartbeat)) from None
 
@@ -76,6 +76,24 @@ def _keep_checkpoint(
         # Cancelled is what the user wanted first of all.
         running.event(f"no checkpoint was kept: {error.message}", level="warn", data={"code": error.code})
         return None
+
+
+def _run(running: RunningJob, order: TrainingOrder, beat: Callable[[], None]) -> dict[str, Any]:
+    try:
+        return Supervision(running, order, running.should_stop, beat).run()
+    except OutOfMemory as error:
+        if error.rows_at_once <= 1:
+            raise
+        # A process of its own again: the failed one's memory is back, all of it. The gradient of a
+        # step stays what it was, added up from smaller parts.
+        rows = error.rows_at_once // 2
+        running.event(
+            f"out of memory with {error.rows_at_once} rows at once: trying again with {rows};"
+            " batch_size stays what it was",
+            level="warn",
+        )
+        smaller = order.model_copy(update={"most_rows_at_once": rows})
+        return Supervision(running, smaller, running.should_stop, beat).run()
 
 
 @contextmanager

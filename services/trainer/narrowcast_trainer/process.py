@@ -25,6 +25,7 @@ from narrowcast_trainer.protocol import (
     Failed,
     Measured,
     Note,
+    Prepared,
     Stopped,
     TrainingOrder,
 )
@@ -39,6 +40,17 @@ class TrainingCrashed(Unavailable):
     """The training process died without a reason of its own; the next attempt resumes."""
 
     code = "training_crashed"
+
+
+class OutOfMemory(JobFailed):
+    """The training needs more memory than there is."""
+
+    code = "out_of_memory"
+
+    def __init__(self, rows_at_once: int) -> None:
+        super().__init__(OUT_OF_MEMORY)
+        self.rows_at_once = rows_at_once
+        """In one forward pass; 0 if it did not come to that."""
 
 
 class Supervision:
@@ -62,6 +74,7 @@ class Supervision:
         self._beat = beat
         self._unsent: deque[dict[str, Any]] = deque()
         self._outcome: Completed | Stopped | Failed | None = None
+        self._rows_at_once = 0
         self._stopping: type[Exception] | None = None
         self._kill_at = float("inf")
 
@@ -69,7 +82,7 @@ class Supervision:
         """Train; return the result.
 
         Raises:
-            JobFailed: for a reason that another attempt would meet again.
+            JobFailed: for a reason that another attempt would meet again; :class:`OutOfMemory` is one.
             Unavailable: for one that it might not.
             Cancelled: the user wanted it to stop.
             Interrupted: it has to stop for now: the worker stops, the user paused it, its hours are over.
@@ -97,6 +110,8 @@ class Supervision:
         metrics.show(event)
         if isinstance(event, Note):
             self._unsent.append({"message": event.message, "level": event.level, "data": event.data})
+        elif isinstance(event, Prepared):
+            self._rows_at_once = event.rows_at_once
         elif isinstance(event, Measured):
             self._measured(event.metrics)
         elif isinstance(event, Completed | Stopped | Failed):
@@ -156,12 +171,14 @@ class Supervision:
         if isinstance(self._outcome, Completed):
             return self._outcome.result
         if isinstance(self._outcome, Failed):
+            if self._outcome.code == OutOfMemory.code:
+                raise OutOfMemory(self._rows_at_once)
             kind = Unavailable if self._outcome.retry else JobFailed
             raise kind(self._outcome.message, code=self._outcome.code, param=self._outcome.param)
         if self._stopping is Interrupted or isinstance(self._outcome, Stopped):
             raise Interrupted
         if status == -signal.SIGKILL and kernel_killed:
-            raise JobFailed(OUT_OF_MEMORY, code="out_of_memory")
+            raise OutOfMemory(self._rows_at_once)
         raise TrainingCrashed(_how_it_ended(status, exception))
 
 

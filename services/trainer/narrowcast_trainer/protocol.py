@@ -12,7 +12,10 @@ from narrowcast.settings import StorageSettings
 from narrowcast.training import TrainingMetrics, TrainingSpec
 from narrowcast_trainer.settings import TrainingSettings
 
-OUT_OF_MEMORY = "the training ran out of memory; lower max_length, batch_size or rank"
+OUT_OF_MEMORY = (
+    "the training ran out of memory; lower max_length (and shorten the longest rows) or rank,"
+    " or set quantization to nf4"
+)
 
 
 class TrainingOrder(BaseModel):
@@ -23,6 +26,8 @@ class TrainingOrder(BaseModel):
     spec: TrainingSpec
     settings: TrainingSettings
     storage: StorageSettings
+    most_rows_at_once: int | None = None
+    """In one forward pass, after an attempt with more ran out of memory."""
     log_level: str = "INFO"
     publish_checkpoint: bool = False
     """Train nothing: publish the newest checkpoint's adapter as the job's."""
@@ -45,6 +50,13 @@ class Note(BaseModel):
     message: str
     level: Literal["info", "warn"] = "info"
     data: dict[str, JsonValue] = {}
+
+
+class Prepared(BaseModel):
+    """The training knows how it will go about it."""
+
+    type: Literal["prepared"] = "prepared"
+    rows_at_once: int
 
 
 class Measured(BaseModel):
@@ -80,5 +92,5 @@ class Failed(BaseModel):
     """Whether another attempt may help."""
 
 
-Event = Tick | Note | Measured | Completed | Stopped | Failed
+Event = Tick | Note | Prepared | Measured | Completed | Stopped | Failed
 EVENT: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="type")])

@@ -43,6 +43,7 @@ def result_of(manifest: AdapterManifest) -> dict[str, Any]:
     return {
         "adapter_id": manifest.id,
         "engine": manifest.engine,
+        "quantization": manifest.quantization,
         "trained_tokens": None if tokens is None else int(tokens),
         "metrics": manifest.metrics,
     }
@@ -54,6 +55,7 @@ def publish_adapter(
     folder: Path,
     *,
     engine: str,
+    quantization: str | None = None,
     fingerprint: str,
     default_instruction: str,
     metrics: Mapping[str, float],
@@ -77,6 +79,7 @@ def publish_adapter(
         prompt=PromptRef(template=TEMPLATE_ID, hash=TEMPLATE_HASH, default_instruction=default_instruction),
         rank=config["r"],
         engine=engine,
+        quantization=quantization,
         dataset=order.spec.dataset,
         job=order.job_id,
         metrics=dict(metrics),

@@ -15,6 +15,7 @@ from narrowcast.adapters import base_fingerprint
 from narrowcast.errors import InvalidInput, JobFailed, NarrowcastError, Unavailable
 from narrowcast.jobs.stopping import die_with
 from narrowcast.storage import Storage
+from narrowcast.training import TrainingSpec
 from narrowcast_trainer.checkpoints import Checkpoints, newest_losses
 from narrowcast_trainer.data import Rows, pad_id, read_rows, stop_ids, token_count, tokenize
 from narrowcast_trainer.engines import create_engine
@@ -56,10 +57,12 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def train(order: TrainingOrder, reporter: Reporter, stop: StopSignal) -> dict[str, Any]:
-    """Train and publish what was ordered; return the job's result."""
+    """Check, train, try out and publish what was ordered; return the job's result."""
     hyperparameters = order.spec.hyperparameters
     storage = Storage(order.storage)
     base = base_folder(order.settings.models_dir, order.spec.base_model)
+    fingerprint = base_fingerprint(base)
+    check_served(order.spec, fingerprint)
     rows = read_rows(storage.data, order)
     engine = create_engine(hyperparameters.engine)
     reporter.note(f"training {order.spec.base_model} with the {engine.name} engine", engine=engine.name)
@@ -67,14 +70,16 @@ def train(order: TrainingOrder, reporter: Reporter, stop: StopSignal) -> dict[st
     if stop.requested:
         raise TrainingStopped(task.resume.step if task.resume else None)
     trained = engine.train(task)
-    reporter.note("publishing the adapter")
+    reporter.note("trying the adapter out before it is published")
+    engine.smoke_test(task, trained.adapter)
     tokens = token_count(task.train) * hyperparameters.n_epochs
     manifest = publish_adapter(
         storage.models,
         order,
         trained.adapter,
         engine=engine.name,
-        fingerprint=base_fingerprint(base),
+        quantization=trained.quantization,
+        fingerprint=fingerprint,
         default_instruction=rows.default_instruction,
         metrics=trained.metrics | {"trained_tokens": tokens},
     )
@@ -141,6 +146,7 @@ def _prepare(
         reporter=reporter,
         stop=stop,
         save_checkpoint=checkpoints.save,
+        most_rows_at_once=order.most_rows_at_once,
     )
 
 
@@ -155,6 +161,21 @@ def base_folder(models_dir: Path, name: str) -> Path:
     if not inside or not (folder / "config.json").is_file():
         raise InvalidInput(f"this trainer has no base model {name}", code="unknown_base_model", param="model")
     return folder
+
+
+def check_served(spec: TrainingSpec, fingerprint: str) -> None:
+    """Check that the adapter will fit the base that is served.
+
+    Raises:
+        JobFailed: ``base_not_served``.
+    """
+    if spec.served_fingerprints and fingerprint not in spec.served_fingerprints:
+        raise JobFailed(
+            f"this trainer's {spec.base_model} is not the one that is served: its fingerprint is"
+            f" {fingerprint[:12]}…, the server's {spec.served_fingerprints[0][:12]}…; fetch the base anew",
+            code="base_not_served",
+            param="model",
+        )
 
 
 def reason_of(error: Exception) -> Failed:

@@ -1,11 +1,14 @@
 """Submission of training data and jobs: OpenAI's shapes, and what is refused."""
 
 import json
+import threading
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
 
+from narrowcast.training import Hyperparameters, TrainingSpec
 from narrowcast_gateway.settings import ServersSettings
 
 BASE = "smollm2-135m-instruct"
@@ -110,6 +113,32 @@ def test_a_job_is_queued_in_openais_shape(gateway: Any, file_id: str) -> None:
         ({"suffix": "Иванов"}, 400, "invalid_parameter", "suffix"),
         ({"hyperparameters": {"rank": 128}}, 400, "unservable_adapter", "hyperparameters.rank"),
         ({"hyperparameters": {"n_epochs": 0}}, 400, "invalid_hyperparameter", "hyperparameters.n_epochs"),
+        (
+            {"hyperparameters": {"warmup_ratio": 1.5}},
+            400,
+            "invalid_hyperparameter",
+            "hyperparameters.warmup_ratio",
+        ),
+        (
+            {"hyperparameters": {"early_stopping_patience": -1}},
+            400,
+            "invalid_hyperparameter",
+            "hyperparameters.early_stopping_patience",
+        ),
+        (
+            {"hyperparameters": {"target_modules": []}},
+            400,
+            "invalid_hyperparameter",
+            "hyperparameters.target_modules",
+        ),
+        ({"hyperparameters": {"scheduler": "warp"}}, 400, "invalid_parameter", "hyperparameters.scheduler"),
+        (
+            {"hyperparameters": {"quantization": "gptq"}},
+            400,
+            "invalid_parameter",
+            "hyperparameters.quantization",
+        ),
+        ({"hyperparameters": {"engine": "axolotl"}}, 400, "invalid_parameter", "hyperparameters.engine"),
         ({"hyperparameters": {"use_dora": True}}, 400, "invalid_parameter", "hyperparameters.use_dora"),
         ({"integrations": []}, 400, "invalid_parameter", "integrations"),
     ],
@@ -121,6 +150,62 @@ def test_bad_jobs_are_refused_at_once(
     found = error(gateway.http.post("/v1/fine_tuning/jobs", json=body), status, code)
     assert found["param"] == param
     assert gateway.http.get("/v1/fine_tuning/jobs").json()["data"] == []
+
+
+def test_every_hyperparameter_can_be_set(gateway: Any, file_id: str) -> None:
+    asked = {
+        "n_epochs": 2, "batch_size": 4, "learning_rate_multiplier": 0.5, "learning_rate": 1e-4, "rank": 16,
+        "alpha": 32, "dropout": 0.05, "target_modules": ["q_proj", "v_proj"], "scheduler": "cosine",
+        "warmup_ratio": 0.1, "weight_decay": 0.02, "max_length": 512, "early_stopping_patience": 1,
+        "seed": 11, "engine": "peft", "quantization": "nf4",
+    }  # fmt: skip
+    method = {"type": "supervised", "supervised": {"hyperparameters": asked}}
+    body = {"model": BASE, "training_file": file_id, "method": method}
+    job = gateway.http.post("/v1/fine_tuning/jobs", json=body).json()
+    assert job["method"]["supervised"]["hyperparameters"] | {"seed": job["seed"]} == asked
+    stored = TrainingSpec.model_validate(gateway.services.training.get(gateway.tenant, job["id"]).spec)
+    assert set(Hyperparameters.model_fields) == set(asked)
+    assert stored.hyperparameters.model_dump(mode="json") == asked
+
+
+def test_alpha_follows_the_rank(gateway: Any, file_id: str) -> None:
+    body = {"model": BASE, "training_file": file_id, "hyperparameters": {"rank": 8}}
+    assert gateway.http.post("/v1/fine_tuning/jobs", json=body).json()["hyperparameters"]["alpha"] == 8
+
+
+class _Health(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        assert self.path == "/narrowcast/health"
+        body = self.server.health  # type: ignore[attr-defined]
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("health", "expected"),
+    [
+        (b'{"base_fingerprint": "abc", "accepted_fingerprints": ["abc", "def"]}', ("abc", "def")),
+        (b'{"base_fingerprint": "abc"}', ()),
+        (b"not json", ()),
+        (b"[]", ()),
+    ],
+)
+def test_the_job_knows_which_base_is_served(
+    gateway: Any, file_id: str, health: bytes, expected: tuple[str, ...]
+) -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Health) as server:
+        server.health = health  # type: ignore[attr-defined]
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        gateway.services.training._servers = ServersSettings.model_validate({"bases": {BASE: url}})
+        job = gateway.http.post("/v1/fine_tuning/jobs", json={"model": BASE, "training_file": file_id}).json()
+        server.shutdown()
+    stored = gateway.services.training.get(gateway.tenant, job["id"]).spec
+    assert TrainingSpec.model_validate(stored).served_fingerprints == expected
 
 
 def test_the_default_rank_is_one_that_is_served(gateway: Any, file_id: str) -> None:

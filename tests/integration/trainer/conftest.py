@@ -111,7 +111,13 @@ class Desk:
         publish(self.connections.storage.data, dataset_prefix(self.tenant, dataset_id), files, manifest)
         return dataset_id
 
-    def submit(self, dataset: str, base: str = TOY, hyper: dict[str, Any] | None = None) -> Job:
+    def submit(
+        self,
+        dataset: str,
+        base: str = TOY,
+        hyper: dict[str, Any] | None = None,
+        fingerprints: tuple[str, ...] = (),
+    ) -> Job:
         """Submit a training job."""
         defaults = {"rank": 8, "alpha": 16, "batch_size": 2, "learning_rate": 1e-2, "n_epochs": 2}
         job_id = new_id("ftjob")
@@ -120,6 +126,7 @@ class Desk:
             dataset=dataset,
             adapter_id=f"a-{job_id.removeprefix('ftjob-')}",
             hyperparameters=Hyperparameters.model_validate(defaults | (hyper or {})),
+            served_fingerprints=fingerprints,
         )
         job = Job(id=job_id, kind=JobKind.TRAINING, tenant=self.tenant, spec=spec.model_dump())
         self.connections.jobs.submit(job)

@@ -162,7 +162,7 @@ REFUSED: list[tuple[str, str, dict[str, Any]]] = [
     ("unknown_base_model", "no-such-base", {}),
     ("unservable_adapter", TOY, {"rank": 128}),
     ("engine_unavailable", TOY, {"engine": "unsloth"}),
-    ("loss_not_finite", TOY, {"learning_rate": 0.99, "learning_rate_multiplier": 100.0, "n_epochs": 50}),
+    ("training_diverged", TOY, {"learning_rate": 0.99, "learning_rate_multiplier": 100.0, "n_epochs": 50}),
 ]
 
 

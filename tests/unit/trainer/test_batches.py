@@ -45,3 +45,10 @@ def test_a_batch_holds_rows_of_similar_length() -> None:
 
 def test_fewer_rows_than_a_batch() -> None:
     assert sorted(LengthGrouped([5, 6, 7], 8, seed=1)) == [0, 1, 2]
+
+
+@pytest.mark.parametrize(("most", "expected"), [(None, 8), (8, 8), (7, 4), (4, 4), (3, 2), (1, 1)])
+def test_after_an_attempt_without_enough_memory_fewer_rows_go_at_once(
+    most: int | None, expected: int
+) -> None:
+    assert micro_batch([10], 8, 10_000, most) == expected

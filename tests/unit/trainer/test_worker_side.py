@@ -75,7 +75,7 @@ def test_a_base_model_is_looked_for_in_its_folder_only(tmp_path: Path) -> None:
         (RuntimeError("CUDA error: Пациент Иванов"), "training_crashed", True),
         (ValueError("Пациент Иванов"), "training_crashed", False),
         (Unavailable("no S3", code="storage_unavailable"), "storage_unavailable", True),
-        (JobFailed("bad", code="loss_not_finite"), "loss_not_finite", False),
+        (JobFailed("bad", code="training_diverged"), "training_diverged", False),
     ],
 )
 def test_reasons_name_a_code_and_never_quote(error: Exception, code: str, retry: bool) -> None:

@@ -90,6 +90,12 @@ class Estimates:
         return rows
 
 
+def _stored(hyperparameters: Hyperparameters, node: NodeFacts) -> Quantization:
+    if hyperparameters.quantization != "auto":
+        return hyperparameters.quantization
+    return "nf4" if node.device == "cuda" else "none"
+
+
 def _plan(question: Question, hyperparameters: Hyperparameters, node: NodeFacts, rows: int) -> Plan:
     engine = node.engine if hyperparameters.engine == "auto" else hyperparameters.engine
     length = min(hyperparameters.max_length, question.longest_row or hyperparameters.max_length)
@@ -99,7 +105,7 @@ def _plan(question: Question, hyperparameters: Hyperparameters, node: NodeFacts,
         length=length,
         micro_batch=question.micro_batch or rows_at_once(length, batch_size, node.micro_batch_tokens),
         engine=engine,
-        quantization=question.quantization or ("nf4" if engine == "unsloth" else "none"),
+        quantization=question.quantization or _stored(hyperparameters, node),
         autocast=node.bf16,
     )
     plan = Plan(

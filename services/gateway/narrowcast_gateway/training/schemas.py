@@ -7,7 +7,7 @@ from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Fiel
 from narrowcast.checkpoints import CheckpointManifest
 from narrowcast.jobs.records import Job, JobEvent
 from narrowcast.jobs.schedule import HIGHEST_PRIORITY, MOST_ATTEMPTS, RunWindow, Schedule
-from narrowcast.training import EngineName, TrainingSpec
+from narrowcast.training import EngineName, LinearKind, QuantizationName, SchedulerName, TrainingSpec
 from narrowcast_gateway.schemas import ErrorDetail, job_times, seconds
 
 
@@ -26,11 +26,22 @@ class HyperparametersRequest(BaseModel):
     learning_rate: float | None = None
     rank: int | None = None
     alpha: int | None = None
+    """Left out, it is the rank."""
     dropout: float | None = None
+    target_modules: Literal["all-linear"] | list[LinearKind] | None = None
+    """All linear layers but the output layer, or some of the seven kinds."""
+    scheduler: SchedulerName | None = None
     warmup_ratio: float | None = None
     weight_decay: float | None = None
     max_length: int | None = None
+    """Tokens of prompt and answer together; a longer row fails the job."""
+    early_stopping_patience: int | None = None
+    """Epochs without a lower validation loss after which to stop; 0 never stops early."""
+    seed: int | None = None
+    """The request's own `seed` goes before it."""
     engine: EngineName | None = None
+    quantization: QuantizationName | None = None
+    """Of the base while it is trained on; `"auto"`: `nf4` on CUDA, `none` on a CPU."""
 
 
 class SupervisedMethod(BaseModel):
@@ -132,7 +143,7 @@ class FineTuningJob(BaseModel):
     def of(cls, job: Job) -> "FineTuningJob":
         """Return the record as the wire shows it."""
         spec = TrainingSpec.model_validate(job.spec)
-        hyperparameters = spec.hyperparameters.model_dump(exclude={"seed"})
+        hyperparameters = spec.hyperparameters.model_dump(mode="json", exclude={"seed"})
         eta = job.progress.get("eta_s") if job.status == "running" else None
         reported_at = job.progress.get("at")
         return cls(

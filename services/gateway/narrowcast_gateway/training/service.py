@@ -15,6 +15,7 @@ from narrowcast.storage import Bucket
 from narrowcast.training import Hyperparameters, TrainingSpec
 from narrowcast_gateway.datasets.service import Datasets
 from narrowcast_gateway.settings import ServersSettings
+from narrowcast_gateway.training.served import served_fingerprints
 
 
 class Training:
@@ -55,12 +56,13 @@ class Training:
             validation_dataset=validation_file,
             adapter_id=ids.new_id(suffix or base_model),
             hyperparameters=checked,
+            served_fingerprints=served_fingerprints(str(self._servers.bases[base_model])),
         )
         job = Job(
             id=ids.new_id(JobKind.TRAINING),
             kind=JobKind.TRAINING,
             tenant=tenant,
-            spec=spec.model_dump(),
+            spec=spec.model_dump(mode="json"),
             schedule=schedule,
         )
         self._jobs.submit(job)
@@ -145,12 +147,13 @@ class Training:
             # The default must be servable: a site with little memory serves small ranks only.
             default = Hyperparameters.model_fields["rank"].default
             rank = min(default, self._servers.max_lora_rank)
-            hyperparameters = {"alpha": rank} | hyperparameters | {"rank": rank}
+            hyperparameters = hyperparameters | {"rank": rank}
         try:
             checked = Hyperparameters.model_validate(hyperparameters)
         except ValidationError as error:
             first = error.errors()[0]
-            name = ".".join(str(part) for part in first["loc"])
+            # Of a field that may be one thing or another, pydantic adds which of them it tried.
+            name = str(first["loc"][0])
             raise InvalidInput(
                 f"{name}: {first['msg']}", code="invalid_hyperparameter", param=f"hyperparameters.{name}"
             ) from None

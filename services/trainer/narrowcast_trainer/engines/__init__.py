@@ -10,30 +10,30 @@ from narrowcast.errors import JobFailed
 from narrowcast.training import EngineName
 from narrowcast_trainer.engines.base import Engine
 
-_MODULES = {"peft": "narrowcast_trainer.engines.peft"}
+_MODULES = {name: f"narrowcast_trainer.engines.{name}" for name in ("peft", "unsloth")}
 
 
 def create_engine(name: EngineName) -> Engine:
     """Return the engine called ``name``; ``auto`` is the fastest one this node has.
 
     Raises:
-        JobFailed: this node does not have it.
+        JobFailed: ``engine_unavailable``, this node does not have it.
     """
-    chosen = _fastest() if name == "auto" else name
-    if chosen not in _MODULES:
+    lacking = _unsloth_lacks()
+    if name == "unsloth" and lacking is not None:
         raise JobFailed(
-            f"this node cannot train with the engine {chosen}; use auto or one of: {', '.join(_MODULES)}",
+            f"this node cannot train with the engine unsloth: it has {lacking}; use auto or peft",
             code="engine_unavailable",
             param="engine",
         )
+    chosen = name if name != "auto" else ("peft" if lacking else "unsloth")
     engine: Engine = importlib.import_module(_MODULES[chosen]).create()
     return engine
 
 
-def _fastest() -> str:
-    if "unsloth" in _MODULES and find_spec("unsloth") is not None:
-        import torch
+def _unsloth_lacks() -> str | None:
+    if find_spec("unsloth") is None:
+        return "no unsloth installed"
+    import torch
 
-        if torch.cuda.is_available():
-            return "unsloth"
-    return "peft"
+    return None if torch.cuda.is_available() else "no CUDA device"

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from narrowcast.training import Hyperparameters
+from narrowcast.training import Hyperparameters, QuantizationName
 from narrowcast_trainer.checkpoints import Resumable
 from narrowcast_trainer.data import Example
 from narrowcast_trainer.reporter import Reporter
@@ -30,6 +30,8 @@ class TrainingTask:
     stop: StopSignal
     save_checkpoint: Callable[[Path, int, float], None]
     """Takes the folder that the trainer wrote, its step, and the seconds trained so far."""
+    most_rows_at_once: int | None = None
+    """In one forward pass; None: as many as ``settings.micro_batch_tokens`` allows."""
 
 
 @dataclass(frozen=True)
@@ -38,11 +40,13 @@ class Trained:
 
     adapter: Path
     """Holds ``adapter_config.json`` and ``adapter_model.safetensors``."""
+    quantization: QuantizationName
+    """How the base was stored meanwhile."""
     metrics: dict[str, float]
-    """``train_loss`` and ``valid_loss`` (nats per trained token, the last epoch's), ``seconds`` (over
-    all attempts), ``steps``, ``tokens_per_s`` (this attempt's, padding left out), ``trainable_parameters``,
-    ``peak_memory_bytes`` (of tensors on CUDA, without one of the process), ``micro_batch_rows``,
-    ``longest_row_tokens``."""
+    """``train_loss`` (nats per trained token, the last epoch's), ``valid_loss`` and ``best_step`` (of the
+    evaluation whose weights these are), ``seconds`` (over all attempts), ``steps``, ``tokens_per_s``
+    (this attempt's, padding left out), ``trainable_parameters``, ``peak_memory_bytes`` (of tensors on CUDA,
+    without one of the process), ``micro_batch_rows``, ``longest_row_tokens``."""
 
 
 class TrainingStopped(Exception):
@@ -64,5 +68,12 @@ class Engine(Protocol):
 
         Raises:
             TrainingStopped: ``task.stop`` said so.
-            JobFailed: the loss is not finite.
+            JobFailed: ``training_diverged``, or the node lacks what the job names.
+        """
+
+    def smoke_test(self, task: TrainingTask, adapter: Path) -> None:
+        """Load an adapter anew and try it on a few of the task's rows.
+
+        Raises:
+            JobFailed: ``smoke_test_failed``.
         """

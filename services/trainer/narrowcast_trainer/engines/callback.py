@@ -10,9 +10,11 @@ from typing import Any
 import torch
 from transformers import TrainerCallback
 
-from narrowcast.errors import JobFailed, Unavailable
+from narrowcast.errors import Unavailable
 from narrowcast.training import TrainingMetrics
 from narrowcast_trainer.engines.base import TrainingTask
+from narrowcast_trainer.engines.best import BestAdapter, Evaluations
+from narrowcast_trainer.engines.divergence import FP16_OVERFLOWS, DivergenceWatch
 
 _REPORT_EVERY_S = 1.0
 _RECENT_STEPS = 20
@@ -22,12 +24,18 @@ _RECENT_STEPS = 20
 class JobCallback(TrainerCallback):
     """Ties a Trainer to its job."""
 
-    def __init__(self, task: TrainingTask) -> None:
+    def __init__(self, task: TrainingTask, *, overflows: bool = False) -> None:
         self.finished = False
-        """Whether the last step has been taken."""
+        """Whether the last step has been taken, or no further one is worth while."""
+        self.best = BestAdapter(task.scratch)
         self.checkpoint: int | None = task.resume.step if task.resume else None
         """Step of the newest complete checkpoint."""
         self._task = task
+        hyper = task.hyperparameters
+        self._watch = DivergenceWatch(
+            learning_rate=hyper.learning_rate * hyper.learning_rate_multiplier,
+            overflows_allowed=FP16_OVERFLOWS if overflows else 0,
+        )
         self._trainer: Any = None
         self._state: Any = None
         self._started = self._saved_at = time.monotonic()
@@ -40,8 +48,13 @@ class JobCallback(TrainerCallback):
         self._trainer = trainer
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Say how long it will be."""
+        """Say how long it will be, and take up what a run that is resumed had seen."""
         self._state = state
+        if self._task.resume is not None:
+            self.best.take_from(self._task.resume.folder)
+        for entry in state.log_history:
+            if "loss" in entry:
+                self._watch.take(entry["step"], entry["loss"])
         self._started = self._saved_at = time.monotonic()
         self._recent.append((self._started, state.global_step, 0))
         resumed = f", resumed after step {state.global_step}" if state.global_step else ""
@@ -62,6 +75,26 @@ class JobCallback(TrainerCallback):
         self._training_s += now - self._recent[-1][0]
         self._recent.append((now, state.global_step, int(self._trainer.trained_tokens)))
         self.finished = state.global_step >= state.max_steps
+        # An epoch ends with its validation, and a checkpoint between the two would lack it.
+        if not (self._task.validation and float(state.epoch).is_integer()):
+            self._stop_or_save(control)
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Keep the weights if they are the best yet; stop if better ones are not to be expected."""
+        evaluations = Evaluations.of(state.log_history)
+        if evaluations.last_is_best:
+            self.best.keep(self._trainer.model)
+        patience = self._task.hyperparameters.early_stopping_patience
+        if not self.finished and evaluations.best and evaluations.exhausted(patience):
+            step, loss = evaluations.best
+            self._task.reporter.note(
+                f"stopped early: validation loss is no better than {loss:.4f}, after step {step},"
+                f" for {patience} epochs"
+            )
+            self.finished = control.should_training_stop = True
+        self._stop_or_save(control)
+
+    def _stop_or_save(self, control: Any) -> None:
         stop = self._task.stop
         if self.finished:
             return
@@ -77,23 +110,20 @@ class JobCallback(TrainerCallback):
             control.should_evaluate = False
 
     def on_log(self, args: Any, state: Any, control: Any, **more: Any) -> None:
-        """Report a step, at most once a second; fail if its loss is not a number.
+        """Report a step, at most once a second.
 
         Raises:
-            JobFailed: ``loss_not_finite``.
+            JobFailed: ``training_diverged``.
         """
         logs: dict[str, float] = more["logs"]
         if "eval_loss" in logs:
             self._restart_clock(state)
+            if not math.isfinite(logs["eval_loss"]):
+                self._watch.take(state.global_step, logs["eval_loss"])
             self._task.reporter.metrics(self._metrics(state, valid_loss=logs["eval_loss"]))
         if "loss" not in logs:
             return
-        if not math.isfinite(logs["loss"]) or not math.isfinite(logs.get("grad_norm") or 0.0):
-            raise JobFailed(
-                f"the loss is not finite at step {state.global_step}; lower the learning rate",
-                code="loss_not_finite",
-                param="learning_rate",
-            )
+        self._watch.take(state.global_step, logs["loss"], logs.get("grad_norm"))
         now = time.monotonic()
         if now - self._reported_at < _REPORT_EVERY_S and not self.finished:
             return
@@ -110,6 +140,7 @@ class JobCallback(TrainerCallback):
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Upload the checkpoint that the trainer has just written."""
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        self.best.put_into(folder)
         earlier = self._task.resume.seconds if self._task.resume else 0.0
         try:
             self._task.save_checkpoint(folder, state.global_step, earlier + time.monotonic() - self._started)
@@ -124,16 +155,16 @@ class JobCallback(TrainerCallback):
         self._restart_clock(state)
 
     def summary(self) -> dict[str, float]:
-        """Return the losses of the last epoch and the speed."""
+        """Return the losses, of the last epoch and of the best evaluation, and the speed."""
         history = self._state.log_history
         last_epoch = self._state.epoch - 1
         losses = [entry["loss"] for entry in history if "loss" in entry and entry["epoch"] > last_epoch]
         metrics = {"steps": float(self._state.global_step)}
         if losses:
             metrics["train_loss"] = sum(losses) / len(losses)
-        validations = [entry["eval_loss"] for entry in history if "eval_loss" in entry]
-        if validations:
-            metrics["valid_loss"] = validations[-1]
+        best = Evaluations.of(history).best
+        if best is not None:
+            metrics["best_step"], metrics["valid_loss"] = float(best[0]), best[1]
         if self._training_s > 0:
             metrics["tokens_per_s"] = int(self._trainer.trained_tokens) / self._training_s
         return metrics

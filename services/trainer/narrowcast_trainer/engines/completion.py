@@ -1,4 +1,8 @@
-"""TRL's SFTTrainer for rows that are tokens already, with a cheap loss and a repeatable order."""
+"""TRL's SFTTrainer with a cheap loss on a CPU.
+
+Nothing is packed: without FlashAttention the rows of a pack see one another. Rows of similar length
+go together instead, padded, with a mask (:mod:`narrowcast_trainer.batches`).
+"""
 
 from typing import Any
 
@@ -6,53 +10,30 @@ import torch
 from torch.nn import functional
 from trl.trainer.sft_trainer import SFTTrainer
 
-from narrowcast_trainer.batches import LengthGrouped
 from narrowcast_trainer.data import IGNORED
+from narrowcast_trainer.engines.ordered import OrderedTrainer
 
 
-class CompletionTrainer(SFTTrainer):
-    """Loss on the labels only, in the order that ``order`` gives for each epoch."""
+class _CheapOnCpu(SFTTrainer):
+    """On CUDA TRL's loss, whose kernel touches labelled positions only.
 
-    def __init__(self, *args: Any, order: LengthGrouped, **kwargs: Any) -> None:
-        self._order = order
-        super().__init__(*args, **kwargs)
-        self.trained_tokens = torch.zeros((), dtype=torch.long, device=self.args.device)
-        """Tokens put through the model by this process, padding left out."""
-        self._validation_loss = torch.zeros((), dtype=torch.double)
-        self._validation_labels = 0
-
-    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        return self._order
+    Its fallback for a CPU puts every position through the output layer, three times and the last
+    in float32, which for a small base is most of the step; here the prompt's are left out.
+    """
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """Return the loss, in nats a label.
-
-        On CUDA this is TRL's, whose kernel touches labelled positions only. Its fallback for a
-        CPU puts every position through the output layer, three times and the last in float32,
-        which for a small base is most of the step; here the prompt's are left out.
-        """
-        training = bool(model.training)
-        if training:
-            self.trained_tokens += inputs["attention_mask"].sum()
         if inputs["input_ids"].device.type != "cpu":
             return super().compute_loss(  # type: ignore[no-untyped-call]
                 model, inputs, return_outputs, num_items_in_batch
             )
         total, count = _summed_loss(model, inputs)
-        if not training:
-            self._validation_loss += total.detach().double()
-            self._validation_labels += count
         return total / (count if num_items_in_batch is None else num_items_in_batch)
 
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Log; the validation loss as a mean over labels, where Trainer's is one over batches."""
-        if "eval_loss" in logs and self._validation_labels:
-            logs["eval_loss"] = float(self._validation_loss) / self._validation_labels
-            self._validation_loss.zero_()
-            self._validation_labels = 0
-        super().log(logs, start_time)
+
+class CompletionTrainer(OrderedTrainer, _CheapOnCpu):
+    """TRL's trainer, for the peft engine."""
 
 
 def _summed_loss(model: Any, inputs: dict[str, Any]) -> tuple[torch.Tensor, int]:

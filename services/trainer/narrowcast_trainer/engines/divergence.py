@@ -1,0 +1,81 @@
+"""When a training has gone wrong for good: its loss or gradients are no numbers, or it only gets worse."""
+
+import math
+from bisect import insort
+from collections import deque
+from statistics import median
+
+from narrowcast.errors import JobFailed
+
+_WINDOW = 10
+"""Steps whose median counts as the loss: five wild batches among ten do not move it out of range."""
+_WORSE_BY_NATS = 1.0
+"""A model of 1 nat more gives every token a 2.7 times smaller probability."""
+_WORSE_BY_DEVIATIONS = 4.0
+"""The lowest and the highest of the medians of mere noise are within three of one another."""
+_TO_DEVIATION = 1.4826 / math.sqrt(2)
+"""From the median size of the difference of two normal numbers (Rousseeuw & Croux 1993, Alternatives to
+the Median Absolute Deviation)."""
+FP16_OVERFLOWS = 16
+"""In a row: fp16's loss scale starts at 2^16 and halves at each, so after as many it scales nothing."""
+
+
+class DivergenceWatch:
+    """Judges the loss and the gradient norm of every step.
+
+    A training diverges when the median loss of the last 10 steps is above the lowest such median
+    so far by more than 1 nat and by more than 4 standard deviations of the steps' losses (from the
+    median difference of neighbours, which knows no trend). A spike passes, as loss spikes do of their own
+    accord (Chowdhery et al. 2022, PaLM, section 5.1), and so does a hard batch: medians ignore
+    both. Fine-tuning begins at a model that predicts text already, so a lasting rise by 1 nat is
+    no phase of learning.
+
+    The same losses give the same judgement, so a resumed run is shown those before it.
+    """
+
+    def __init__(self, *, learning_rate: float, overflows_allowed: int = 0) -> None:
+        self._learning_rate = learning_rate
+        self._overflows_allowed = overflows_allowed
+        self._overflows = 0
+        self._recent: deque[float] = deque(maxlen=_WINDOW)
+        self._differences: list[float] = []
+        """Sizes of the steps from one loss to the next, in order of size."""
+        self._best = math.inf
+
+    def take(self, step: int, loss: float, grad_norm: float | None = None) -> None:
+        """Judge one step.
+
+        Args:
+            step: its number.
+            loss: in nats a label.
+            grad_norm: of the whole adapter, before clipping; None if unknown.
+
+        Raises:
+            JobFailed: ``training_diverged``.
+        """
+        if not math.isfinite(loss):
+            raise self._diverged(step, "the loss is not a number")
+        if grad_norm is not None and not math.isfinite(grad_norm):
+            self._overflows += 1
+            if self._overflows > self._overflows_allowed:
+                raise self._diverged(step, "the gradient is not a number")
+        else:
+            self._overflows = 0
+        if self._recent:
+            insort(self._differences, abs(loss - self._recent[-1]))
+        self._recent.append(loss)
+        if len(self._recent) < _WINDOW:
+            return
+        now = median(self._recent)
+        deviation = _TO_DEVIATION * self._differences[len(self._differences) // 2]
+        if now > self._best + max(_WORSE_BY_NATS, _WORSE_BY_DEVIATIONS * deviation):
+            raise self._diverged(step, f"the loss rose from {self._best:.2f} to {now:.2f} and stays there")
+        self._best = min(self._best, now)
+
+    def _diverged(self, step: int, what: str) -> JobFailed:
+        return JobFailed(
+            f"the training diverged at step {step}: {what}; lower learning_rate (it was"
+            f" {self._learning_rate:.2g}), or raise warmup_ratio or batch_size",
+            code="training_diverged",
+            param="learning_rate",
+        )

@@ -1,0 +1,162 @@
+"""What every engine does alike: settings of the Trainer, the run itself, what it measured."""
+
+import resource
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from datasets import Dataset
+from transformers import AutoTokenizer, DataCollatorForSeq2Seq, PrinterCallback
+
+from narrowcast_trainer.batches import MICRO_BATCH_TOKENS, LengthGrouped, micro_batch
+from narrowcast_trainer.data import IGNORED, Example
+from narrowcast_trainer.engines.base import Trained, TrainingStopped, TrainingTask
+from narrowcast_trainer.engines.best import save_adapter
+from narrowcast_trainer.engines.callback import JobCallback
+from narrowcast_trainer.engines.ordered import OrderedTrainer
+from narrowcast_trainer.engines.precision import Precision, Quantization
+from narrowcast_trainer.protocol import Prepared
+
+_KIB = 1024
+
+
+def run(
+    task: TrainingTask,
+    precision: Precision,
+    stored: Quantization,
+    load: Callable[[], Any],
+    trainer_class: type[OrderedTrainer],
+    arguments_class: Callable[..., Any],
+    **arguments: Any,
+) -> Trained:
+    """Train; see :meth:`~narrowcast_trainer.engines.base.Engine.train`.
+
+    Args:
+        task: what to do.
+        precision: of the computation.
+        stored: how the base's weights are.
+        load: returns the model with an untrained adapter on it.
+        trainer_class: computes the loss.
+        arguments_class: its ``TrainingArguments``.
+        arguments: for those, beside the ones that all engines share.
+    """
+    started = time.monotonic()
+    rows_at_once = rows_in_a_micro_batch(task)
+    task.reporter.send(Prepared(rows_at_once=rows_at_once))
+    callback = JobCallback(task, overflows=precision.autocast is torch.float16)
+    trainer = build_trainer(
+        task,
+        load(),
+        trainer_class,
+        arguments_class(**common_arguments(task, precision, rows_at_once) | arguments),
+        callback,
+    )
+    trainer.train(resume_from_checkpoint=str(task.resume.folder) if task.resume else None)
+    if task.stop.requested and not callback.finished:
+        raise TrainingStopped(callback.checkpoint)
+    model: Any = trainer.model
+    adapter = callback.best.folder
+    if adapter is None:
+        adapter = task.scratch / "adapter"
+        save_adapter(model, adapter)
+    earlier = task.resume.seconds if task.resume else 0.0
+    metrics = callback.summary() | {
+        "seconds": round(earlier + time.monotonic() - started, 1),
+        "peak_memory_bytes": float(_peak_memory()),
+        "trainable_parameters": float(model.num_parameters(only_trainable=True)),
+        # What the memory was needed for; estimates learn from it.
+        "micro_batch_rows": float(rows_at_once),
+        "longest_row_tokens": float(max(lengths(task))),
+    }
+    return Trained(adapter, stored, metrics)
+
+
+def build_trainer(
+    task: TrainingTask, model: Any, trainer_class: type[OrderedTrainer], arguments: Any, callback: JobCallback
+) -> OrderedTrainer:
+    """Return the trainer of a model with an adapter on it."""
+    tokenizer = AutoTokenizer.from_pretrained(task.base, local_files_only=True)
+    tokenizer.pad_token = tokenizer.convert_ids_to_tokens(task.pad_id)
+    tokenizer.padding_side = "right"  # so that the causal mask alone hides padding from every token
+    trainer = trainer_class(
+        model=model,
+        args=arguments,
+        train_dataset=_dataset(task.train),
+        # Sorted, so that a batch holds rows of one length.
+        eval_dataset=_dataset(sorted(task.validation, key=lambda row: len(row.input_ids))) or None,
+        processing_class=tokenizer,
+        # Given, not left to the library: unsloth would lay the rows of a batch end to end otherwise.
+        data_collator=DataCollatorForSeq2Seq(tokenizer, label_pad_token_id=IGNORED),
+        callbacks=[callback],
+        order=LengthGrouped(lengths(task), task.hyperparameters.batch_size, task.hyperparameters.seed),
+    )
+    for parameter in model.parameters():
+        # TRL makes them bf16 on a quantised base, which T4's gradient scaler cannot handle, and in
+        # which small updates are lost.
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+    trainer.remove_callback(PrinterCallback)
+    callback.watch(trainer)
+    return trainer
+
+
+def common_arguments(task: TrainingTask, precision: Precision, rows_at_once: int) -> dict[str, Any]:
+    """Return what the ``TrainingArguments`` of every engine have in common."""
+    hyper = task.hyperparameters
+    cuda = torch.cuda.is_available()
+    return {
+        "output_dir": str(task.scratch),
+        "num_train_epochs": hyper.n_epochs,
+        "per_device_train_batch_size": rows_at_once,
+        "per_device_eval_batch_size": rows_at_once,
+        "gradient_accumulation_steps": hyper.batch_size // rows_at_once,
+        "learning_rate": hyper.learning_rate * hyper.learning_rate_multiplier,
+        "lr_scheduler_type": hyper.scheduler,
+        "warmup_steps": hyper.warmup_ratio,  # below 1 it is a share of all steps
+        "weight_decay": hyper.weight_decay,
+        # 8-bit moments are a quarter of the memory; on a CPU there is no kernel for them.
+        "optim": "adamw_8bit" if cuda else "adamw_torch_fused",
+        "seed": hyper.seed,
+        "use_cpu": not cuda,
+        "bf16": precision.autocast is torch.bfloat16,
+        "fp16": precision.autocast is torch.float16,
+        "eval_strategy": "epoch" if task.validation else "no",
+        "save_strategy": "no",  # the callback says when
+        "logging_steps": 1,
+        "logging_nan_inf_filter": False,  # it would show the last good loss instead
+        "dataloader_pin_memory": cuda,
+        "disable_tqdm": True,
+        "report_to": "none",
+    }
+
+
+def rows_in_a_micro_batch(task: TrainingTask) -> int:
+    """Return how many rows go through the model at once."""
+    tokens = task.settings.micro_batch_tokens
+    if tokens is None:
+        tokens = MICRO_BATCH_TOKENS["cuda" if torch.cuda.is_available() else "cpu"]
+    return micro_batch(lengths(task), task.hyperparameters.batch_size, tokens, task.most_rows_at_once)
+
+
+def lengths(task: TrainingTask) -> list[int]:
+    """Return the tokens of each training row."""
+    return [len(example.input_ids) for example in task.train]
+
+
+def _dataset(examples: list[Example]) -> Dataset | None:
+    if not examples:
+        return None
+    return Dataset.from_dict(
+        {
+            "input_ids": [example.input_ids for example in examples],
+            "attention_mask": [[1] * len(example.input_ids) for example in examples],
+            "labels": [example.labels for example in examples],
+        }
+    )
+
+
+def _peak_memory() -> int:
+    if torch.cuda.is_available():
+        return int(torch.cuda.max_memory_allocated())
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _KIB

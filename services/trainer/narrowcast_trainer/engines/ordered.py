@@ -1,0 +1,47 @@
+"""A Trainer for rows that are tokens already: a repeatable order and an honest validation loss."""
+
+from typing import Any
+
+import torch
+from transformers import Trainer
+
+from narrowcast_trainer.batches import LengthGrouped
+from narrowcast_trainer.data import IGNORED
+
+
+class OrderedTrainer(Trainer):
+    """Takes rows in the order that ``order`` gives for each epoch, and counts what it does."""
+
+    def __init__(self, *args: Any, order: LengthGrouped, **kwargs: Any) -> None:
+        self._order = order
+        super().__init__(*args, **kwargs)
+        self.trained_tokens = torch.zeros((), dtype=torch.long, device=self.args.device)
+        """Tokens put through the model by this process, padding left out."""
+        self._validation_loss = torch.zeros((), dtype=torch.double, device=self.args.device)
+        self._validation_labels = torch.zeros((), dtype=torch.long, device=self.args.device)
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        return self._order
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """Return the loss, in nats a label."""
+        training, labels, mask = bool(model.training), inputs["labels"], inputs["attention_mask"]
+        result: Any = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        if training:
+            self.trained_tokens += mask.sum()
+        else:
+            count = (labels[:, 1:] != IGNORED).sum()
+            loss = result[0] if return_outputs else result
+            self._validation_loss += loss.detach().double() * count
+            self._validation_labels += count
+        return result
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log; the validation loss as a mean over labels, where Trainer's is one over batches."""
+        if "eval_loss" in logs and self._validation_labels:
+            logs["eval_loss"] = float(self._validation_loss / self._validation_labels)
+            self._validation_loss.zero_()
+            self._validation_labels.zero_()
+        super().log(logs, start_time)

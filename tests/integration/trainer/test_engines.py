@@ -1,0 +1,278 @@
+"""The peft engine on the toy base: quantised, padded, stopped early, tried out."""
+
+import random
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from narrowcast.errors import JobFailed
+from narrowcast.training import Hyperparameters
+from narrowcast_trainer.checkpoints import Resumable
+from narrowcast_trainer.data import IGNORED, Example
+from narrowcast_trainer.engines.base import Trained, TrainingStopped
+
+from .conftest import TOY
+from .test_resume import HYPER, StopAtStep, _adapter, _measured, _task
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+def _hyper(**changes: Any) -> Hyperparameters:
+    return Hyperparameters.model_validate(HYPER.model_dump() | changes)
+
+
+@pytest.mark.parametrize("quantization", ["nf4", "int8"])
+def test_a_quantised_base_is_trained_on(models_dir: Path, tmp_path: Path, quantization: str) -> None:
+    import torch
+
+    from narrowcast_trainer.engines.peft import PeftEngine
+
+    hyper = _hyper(quantization=quantization, n_epochs=3, target_modules=["q_proj", "v_proj", "down_proj"])
+    task = _task(models_dir / TOY, tmp_path / "run", tmp_path / "events", hyperparameters=hyper)
+    trained = PeftEngine().train(task)
+    losses = [
+        event.metrics.train_loss for event in _measured(tmp_path / "events") if event.metrics.train_loss
+    ]
+    assert losses[-1] < losses[0] - 0.05
+    weights = _adapter(trained.adapter)
+    assert {name.split(".")[-3] for name in weights} == {"q_proj", "v_proj", "down_proj"}
+    assert {tensor.dtype for tensor in weights.values()} == {torch.float32}
+    PeftEngine().smoke_test(task, trained.adapter)
+
+
+def test_the_base_of_nf4_is_stored_in_four_bits(models_dir: Path) -> None:
+    import torch
+
+    from narrowcast_trainer.engines.models import load_base, with_adapter
+    from narrowcast_trainer.engines.precision import Capability, Precision
+
+    precision = Precision.of(Capability(None, cpu_bf16=True))
+    base = load_base(models_dir / TOY, precision, "nf4")
+    model = with_adapter(base, HYPER, "nf4", checkpointing=False)
+    layer = model.base_model.model.model.layers[0].self_attn.q_proj
+    stored = layer.base_layer.weight
+    assert (stored.dtype, stored.quant_state.quant_type) == (torch.uint8, "nf4")
+    assert stored.quant_state.nested
+    assert layer.base_layer.compute_dtype == torch.bfloat16
+    assert layer.lora_A.default.weight.dtype == torch.float32
+
+
+def test_rows_of_a_batch_do_not_see_one_another(models_dir: Path, tmp_path: Path) -> None:
+    """The loss of a padded batch is that of its rows alone, so neither padding nor a neighbour leaks in."""
+    import torch
+    from transformers import TrainingArguments
+    from trl.trainer.sft_config import SFTConfig
+
+    from narrowcast_trainer.engines.callback import JobCallback
+    from narrowcast_trainer.engines.completion import CompletionTrainer
+    from narrowcast_trainer.engines.loop import build_trainer, common_arguments
+    from narrowcast_trainer.engines.models import load_base, with_adapter
+    from narrowcast_trainer.engines.ordered import OrderedTrainer
+    from narrowcast_trainer.engines.precision import Precision
+
+    precision = Precision(torch.float32, None)
+    task = _task(models_dir / TOY, tmp_path / "run", tmp_path / "events", validation=[])
+    longest = sorted(task.train, key=lambda row: len(row.input_ids))
+    for kind, arguments in ((CompletionTrainer, SFTConfig), (OrderedTrainer, TrainingArguments)):
+        model = with_adapter(
+            load_base(task.base, precision, "none"), _hyper(dropout=0.0), "none", checkpointing=False
+        )
+        own = {"dataset_kwargs": {"skip_prepare_dataset": True}} if arguments is SFTConfig else {}
+        trainer: Any = build_trainer(
+            task, model, kind, arguments(**common_arguments(task, precision, 2), **own), JobCallback(task)
+        )
+        model.eval()
+
+        def losses(*examples: Any, trainer: Any = trainer, model: Any = model) -> list[float]:
+            batch = trainer.data_collator(
+                [
+                    {
+                        "input_ids": one.input_ids,
+                        "attention_mask": [1] * len(one.input_ids),
+                        "labels": one.labels,
+                    }
+                    for one in examples
+                ]
+            )
+            count = int((batch["labels"][:, 1:] != -100).sum())
+            with torch.no_grad():
+                return [float(trainer.compute_loss(model, batch)), count]
+
+        (short, short_count), (long, long_count) = losses(longest[0]), losses(longest[-1])
+        together, count = losses(longest[0], longest[-1])
+        assert len(longest[0].input_ids) < len(longest[-1].input_ids)
+        assert count == short_count + long_count
+        assert together == pytest.approx((short * short_count + long * long_count) / count, abs=1e-5)
+
+
+EARLY = _hyper(n_epochs=6, learning_rate=0.1, early_stopping_patience=2)
+
+
+def _early(base: Path, scratch: Path, events: Path, **changes: Any) -> Any:
+    """A task whose validation loss rises soon: none of its tokens is in the training rows."""
+    draw = random.Random(0)
+
+    def examples(count: int, first: int, end: int) -> list[Example]:
+        made = []
+        for _ in range(count):
+            ids = [draw.randrange(first, end) for _ in range(draw.randrange(20, 60))]
+            made.append(Example(ids, [IGNORED] * 10 + ids[10:]))
+        return made
+
+    data = {"train": examples(14, 0, 200), "validation": examples(3, 20_000, 40_000)}
+    return _task(base, scratch, events, **{"hyperparameters": EARLY} | data | changes)
+
+
+def _valid_losses(events: Path) -> list[tuple[int, float]]:
+    measured = [event.metrics for event in _measured(events)]
+    return [(one.step, one.valid_loss) for one in measured if one.valid_loss is not None]
+
+
+@pytest.fixture(scope="module")
+def stopped_early(models_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Trained, Path]:
+    from narrowcast_trainer.engines.peft import PeftEngine
+
+    folder = tmp_path_factory.mktemp("early")
+    task = _early(models_dir / TOY, folder / "run", folder / "events")
+    return PeftEngine().train(task), folder / "events"
+
+
+def test_patience_ends_a_training_and_its_best_weights_are_kept(
+    stopped_early: tuple[Trained, Path], models_dir: Path, tmp_path: Path
+) -> None:
+    from narrowcast_trainer.engines.peft import PeftEngine
+
+    trained, events = stopped_early
+    losses = _valid_losses(events)
+    best = min(losses, key=lambda one: one[1])
+    assert losses[-3] == best
+    assert len(losses) < EARLY.n_epochs
+    assert trained.metrics["steps"] == losses[-1][0] == best[0] + 8
+    assert (trained.metrics["best_step"], trained.metrics["valid_loss"]) == best
+    assert "stopped early" in events.read_text()
+
+    # What is kept is what a run that ended there has.
+    saved: list[Resumable] = []
+    task = _early(
+        models_dir / TOY, tmp_path / "again", tmp_path / "events",
+        stop=StopAtStep(int(best[0])), save_checkpoint=_keep_in(tmp_path, saved),
+    )  # fmt: skip
+    with pytest.raises(TrainingStopped):
+        PeftEngine().train(task)
+    _assert_same(_adapter(trained.adapter), _adapter(saved[0].folder))
+
+
+def test_zero_patience_never_stops(models_dir: Path, tmp_path: Path) -> None:
+    from narrowcast_trainer.engines.peft import PeftEngine
+
+    hyper = _hyper(**EARLY.model_dump() | {"early_stopping_patience": 0})
+    task = _early(models_dir / TOY, tmp_path / "run", tmp_path / "events", hyperparameters=hyper)
+    trained = PeftEngine().train(task)
+    assert trained.metrics["steps"] == 24
+    assert "stopped early" not in (tmp_path / "events").read_text()
+
+
+def _keep_in(folder: Path, saved: list[Resumable]) -> Any:
+    def keep(written: Path, step: int, seconds: float) -> None:
+        shutil.copytree(written, folder / "checkpoint")
+        saved.append(Resumable(folder=folder / "checkpoint", step=step, seconds=seconds))
+
+    return keep
+
+
+@pytest.mark.parametrize("at", [5, 8])
+def test_resumed_it_stops_at_the_same_step_with_the_same_weights(
+    stopped_early: tuple[Trained, Path], models_dir: Path, tmp_path: Path, at: int
+) -> None:
+    """Stopped within an epoch, and at the end of one, where a validation is due."""
+    from narrowcast_trainer.engines.peft import PeftEngine
+
+    whole, events = stopped_early
+    saved: list[Resumable] = []
+    first = _early(
+        models_dir / TOY, tmp_path / "first", tmp_path / "first.events",
+        stop=StopAtStep(at), save_checkpoint=_keep_in(tmp_path, saved),
+    )  # fmt: skip
+    with pytest.raises(TrainingStopped):
+        PeftEngine().train(first)
+    assert saved[0].step == at
+    rest = _early(models_dir / TOY, tmp_path / "rest", tmp_path / "rest.events", resume=saved[0])
+    resumed = PeftEngine().train(rest)
+    for name in ("steps", "best_step", "valid_loss", "train_loss"):
+        assert resumed.metrics[name] == whole.metrics[name]
+    both = _valid_losses(tmp_path / "first.events") + _valid_losses(tmp_path / "rest.events")
+    assert both == _valid_losses(events)
+    _assert_same(_adapter(whole.adapter), _adapter(resumed.adapter))
+
+
+def _assert_same(one: dict[str, Any], other: dict[str, Any]) -> None:
+    import torch
+
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.fixture(scope="module")
+def good(models_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
+    from narrowcast_trainer.engines.peft import PeftEngine
+
+    folder = tmp_path_factory.mktemp("good")
+    task = _task(models_dir / TOY, folder / "run", folder / "events", validation=[])
+    return task, PeftEngine().train(task).adapter
+
+
+def _spoiled(adapter: Path, folder: Path, change: Any) -> Path:
+    from safetensors.torch import save_file
+
+    shutil.copytree(adapter, folder)
+    weights = _adapter(adapter)
+    change(weights)
+    save_file(weights, folder / "adapter_model.safetensors")
+    return folder
+
+
+def test_the_smoke_test_passes_what_works(good: tuple[Any, Path]) -> None:
+    from narrowcast_trainer.engines.peft import PeftEngine
+
+    PeftEngine().smoke_test(*good)
+
+
+def _zero(weights: dict[str, Any]) -> None:
+    for name in weights:
+        weights[name] = weights[name] * (1e-6 if ".lora_B." in name else 1)
+
+
+def _nan(weights: dict[str, Any]) -> None:
+    name = next(name for name in weights if ".lora_B." in name)
+    weights[name] = weights[name] * float("nan")
+
+
+def _incomplete(weights: dict[str, Any]) -> None:
+    del weights[next(iter(weights))]
+
+
+def _misfit(weights: dict[str, Any]) -> None:
+    name = next(iter(weights))
+    weights[name] = weights[name][:, :-1].contiguous()
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (_zero, "says what it says without it"),
+        (_nan, "not a number"),
+        (_incomplete, "not those that its base asks for"),
+        (_misfit, "does not load"),
+    ],
+)
+def test_the_smoke_test_fails_what_does_not(
+    good: tuple[Any, Path], tmp_path: Path, change: Any, reason: str
+) -> None:
+    from narrowcast_trainer.engines.peft import PeftEngine
+
+    task, adapter = good
+    with pytest.raises(JobFailed, match=reason) as failed:
+        PeftEngine().smoke_test(task, _spoiled(adapter, tmp_path / "spoiled", change))
+    assert failed.value.code == "smoke_test_failed"

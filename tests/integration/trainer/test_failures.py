@@ -1,0 +1,183 @@
+"""What gives out in the middle of a training: memory, the object store; and a base that is not served."""
+
+import os
+import resource
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from narrowcast.adapters import base_fingerprint
+from narrowcast.connections import Connections, connect
+from narrowcast.errors import NarrowcastError
+from narrowcast.jobs.records import JobStatus
+from narrowcast.jobs.running import run_job
+from narrowcast.settings import StorageSettings
+from narrowcast.storage import Storage
+from narrowcast_local.stack import servers
+from narrowcast_trainer import process
+from narrowcast_trainer.job import train
+from narrowcast_trainer.settings import TrainerSettings
+
+from .conftest import TOY, Desk, Worker, rows
+
+Start = Callable[..., Worker]
+LONG: dict[str, Any] = {"n_epochs": 12, "batch_size": 4}
+_ROOM = 8 * 1024 * 1024
+"""For what is small; the logits of one row of the toy base are 20 MiB."""
+
+
+def _starve(pid: int) -> None:
+    """Let a process hold no more than it holds between two steps: not enough for the next one's logits."""
+    held = []
+    for _ in range(50):
+        status = Path(f"/proc/{pid}/status").read_text()
+        held.append(int(status.partition("VmData:")[2].split()[0]) * 1024)
+        time.sleep(0.02)
+    limit = min(held) + _ROOM
+    resource.prlimit(pid, resource.RLIMIT_DATA, (limit, limit))
+
+
+def _starve_when_training(desk: Desk, worker: Worker, job_id: str, nth: int) -> None:
+    def steps(_: Any) -> bool:
+        pids = worker.training_pids()
+        if len(pids) < nth:
+            return False
+        begun = [
+            message
+            for message in desk.events(job_id)
+            if message.startswith("training ") and "steps" in message
+        ]
+        return len(begun) >= nth
+
+    desk.wait(job_id, steps)
+    _starve(worker.training_pids()[nth - 1])
+
+
+def test_out_of_memory_is_tried_again_with_half_the_rows_at_once(desk: Desk, start_worker: Start) -> None:
+    job = desk.submit(desk.dataset(rows(16)), hyper=LONG)
+    worker = start_worker()
+    _starve_when_training(desk, worker, job.id, 1)
+    ended = desk.ended(job.id)
+    assert ended.status is JobStatus.SUCCEEDED, ended.error
+    assert ended.attempt == 1
+    assert any("out of memory with 4 rows at once: trying again with 2" in one for one in desk.events(job.id))
+    assert ended.result["metrics"]["steps"] == 4 * LONG["n_epochs"]
+    assert len(worker.training_pids()) == 2
+
+
+def test_out_of_memory_again_fails_with_what_to_do(desk: Desk, start_worker: Start) -> None:
+    job = desk.submit(desk.dataset(rows(16)), hyper=LONG)
+    worker = start_worker()
+    _starve_when_training(desk, worker, job.id, 1)
+    _starve_when_training(desk, worker, job.id, 2)
+    ended = desk.ended(job.id)
+    assert ended.status is JobStatus.FAILED
+    assert ended.error is not None
+    assert ended.error.code == "out_of_memory"
+    assert all(word in ended.error.message for word in ("max_length", "rank", "nf4"))
+    assert len(worker.training_pids()) == 2
+    assert desk.adapter(ended) == desk.checkpoints(job.id) == []
+
+
+def test_the_kernel_s_kill_counts_as_out_of_memory(
+    desk: Desk, trainer_settings: TrainerSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A real SIGKILL; only the kernel's counter, which nobody can make it raise, is the test's."""
+    kills = [0]
+    monkeypatch.setattr(process, "out_of_memory_kills", lambda: kills[0])
+    job = desk.submit(desk.dataset(rows(16)), hyper=LONG)
+    models = desk.connections.storage.models
+    thread = threading.Thread(
+        target=run_job,
+        args=(desk.connections.jobs, trainer_settings.jobs, job.id),
+        kwargs={"handler": lambda running: train(running, models, trainer_settings, lambda: False)},
+    )
+    thread.start()
+    desk.wait_for_event(job.id, "step ")
+    kills[0] += 1
+    os.kill(_training_child(), signal.SIGKILL)
+    ended = desk.ended(job.id)
+    thread.join(30)
+    assert ended.status is JobStatus.SUCCEEDED, ended.error
+    assert any("trying again with 2" in message for message in desk.events(job.id))
+
+
+def _training_child() -> int:
+    for task in Path("/proc/self/task").iterdir():
+        for child in (task / "children").read_text().split():
+            if b"narrowcast_trainer.run" in Path(f"/proc/{child}/cmdline").read_bytes():
+                return int(child)
+    raise AssertionError("no training process")
+
+
+@pytest.fixture
+def own_store(trainer_settings: TrainerSettings, tmp_path: Path) -> Callable[..., Any]:
+    """An object store of the test's own, on a fixed port: ``with own_store():`` while it is to run."""
+    port, folder = servers.free_port(), tmp_path / "s3"
+    folder.mkdir()
+    storage = StorageSettings.model_validate({"endpoint": f"127.0.0.1:{port}", "secret_key": "test-secret"})
+    trainer_settings.storage = storage
+    server = servers.seaweedfs(folder, port, storage.access_key, "test-secret")
+
+    @contextmanager
+    def runs() -> Iterator[None]:
+        running = subprocess.Popen(server.command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            deadline = time.monotonic() + 60
+            while True:
+                try:
+                    Storage(storage).create_buckets()
+                    break
+                except NarrowcastError:
+                    assert time.monotonic() < deadline
+                    time.sleep(0.2)
+            yield
+        finally:
+            running.kill()
+            running.wait()
+
+    return runs
+
+
+def test_an_object_store_that_goes_and_comes_back_costs_a_checkpoint(
+    own_store: Callable[..., Any],
+    connections: Connections,
+    tenant: str,
+    trainer_settings: TrainerSettings,
+    start_worker: Start,
+) -> None:
+    own = connect(trainer_settings)
+    desk = Desk(own, tenant)
+    with own_store():
+        job = desk.submit(desk.dataset(rows(16)), hyper=LONG | {"n_epochs": 50})
+        start_worker()
+        desk.wait_for_event(job.id, "checkpoint at step")
+    desk.wait_for_event(job.id, "a checkpoint was not saved")
+    with own_store():
+        ended = desk.ended(job.id)
+        assert ended.status is JobStatus.SUCCEEDED, ended.error
+        assert ended.attempt == 1
+        assert len(desk.adapter(ended)) == 3
+        assert desk.checkpoints(job.id) == []
+    own.redis.close()
+
+
+def test_a_base_that_is_not_the_served_one_is_refused_before_it_is_loaded(
+    desk: Desk, start_worker: Start, models_dir: Path
+) -> None:
+    dataset = desk.dataset(rows(8))
+    served = desk.submit(dataset, fingerprints=("0" * 64, base_fingerprint(models_dir / TOY)))
+    other = desk.submit(dataset, fingerprints=("0" * 64,))
+    start_worker()
+    assert desk.ended(served.id).status is JobStatus.SUCCEEDED
+    refused = desk.ended(other.id)
+    assert refused.error is not None
+    assert (refused.error.code, refused.error.param) == ("base_not_served", "model")
+    assert not any(message.startswith("loading") for message in desk.events(other.id))

@@ -1,0 +1,81 @@
+"""A training that diverges is stopped; one that is only noisy is not."""
+
+import math
+import random
+
+import pytest
+
+from narrowcast.errors import JobFailed
+from narrowcast_trainer.engines.divergence import FP16_OVERFLOWS, DivergenceWatch
+
+
+def _watch(overflows: int = 0) -> DivergenceWatch:
+    return DivergenceWatch(learning_rate=2e-4, overflows_allowed=overflows)
+
+
+def _feed(watch: DivergenceWatch, losses: list[float], start: int = 1) -> int | None:
+    """Return the step at which it was stopped."""
+    for step, loss in enumerate(losses, start):
+        try:
+            watch.take(step, loss, 1.0)
+        except JobFailed as failed:
+            stopped = failed
+        else:
+            continue
+        assert stopped.code == "training_diverged"
+        assert f"step {step}:" in stopped.message
+        assert "learning_rate (it was 0.0002)" in stopped.message
+        return step
+    return None
+
+
+@pytest.mark.parametrize("loss", [math.nan, math.inf, -math.inf])
+def test_a_loss_that_is_no_number_stops_at_once(loss: float) -> None:
+    assert _feed(_watch(), [2.0, 1.9, loss]) == 3
+
+
+@pytest.mark.parametrize("norm", [math.nan, math.inf])
+def test_so_does_a_gradient(norm: float) -> None:
+    watch = _watch()
+    watch.take(1, 2.0, 0.5)
+    with pytest.raises(JobFailed, match="gradient"):
+        watch.take(2, 2.0, norm)
+
+
+def test_fp16_s_loss_scale_may_overflow_for_as_long_as_it_can_be_halved() -> None:
+    watch = _watch(FP16_OVERFLOWS)
+    for step in range(FP16_OVERFLOWS):
+        watch.take(step, 2.0, math.inf)
+    watch.take(20, 2.0, 1.0)
+    for step in range(FP16_OVERFLOWS):
+        watch.take(step, 2.0, math.inf)
+    with pytest.raises(JobFailed):
+        watch.take(99, 2.0, math.inf)
+
+
+def test_a_lasting_rise_stops_within_a_window() -> None:
+    noise = random.Random(1)
+    falling = [2.0 * 0.97**step + noise.gauss(0, 0.05) for step in range(60)]
+    risen = [4.0 + noise.gauss(0, 0.05) for _ in range(20)]
+    assert _feed(_watch(), falling + risen) in range(62, 72)
+
+
+def test_a_rise_after_a_resumption_is_judged_against_what_was_before() -> None:
+    whole, resumed = _watch(), _watch()
+    before, after = [1.0] * 15, [1.0, 1.0, *[3.0] * 12]
+    assert _feed(whole, before) is None
+    assert _feed(resumed, before) is None  # shown again from the checkpoint
+    assert _feed(resumed, after, 16) == _feed(whole, after, 16) is not None
+
+
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("deviation", [0.05, 0.3, 1.0])
+def test_noise_alone_never_stops(seed: int, deviation: float) -> None:
+    noise = random.Random(seed)
+    assert _feed(_watch(), [1.5 + noise.gauss(0, deviation) for _ in range(400)]) is None
+
+
+def test_spikes_and_a_slow_start_never_stop() -> None:
+    spikes = [8.0 if step % 25 in {3, 4, 5, 6} else 1.0 for step in range(300)]
+    assert _feed(_watch(), spikes) is None
+    assert _feed(_watch(), [2.0 + 0.9 * min(step, 30) / 30 for step in range(100)]) is None

@@ -1,0 +1,89 @@
+"""The defaults are the paper's recipe, as it comes out on the paper's base; nothing is loaded for it."""
+
+import math
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import get_peft_model
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from narrowcast.adapters import check_servable
+from narrowcast.training import LINEAR_KINDS, Hyperparameters
+from narrowcast_trainer.batches import LengthGrouped, micro_batch
+from narrowcast_trainer.engines.loop import common_arguments
+from narrowcast_trainer.engines.models import lora_config
+from narrowcast_trainer.engines.precision import Precision
+
+ROWS = 936
+TRAINABLE = 167_772_160
+STEPS = 351
+
+
+@pytest.fixture(scope="module")
+def llama() -> Any:
+    """Llama-3.1-8B's shape, without its weights."""
+    config = LlamaConfig(
+        vocab_size=128_256,
+        hidden_size=4096,
+        intermediate_size=14_336,
+        num_hidden_layers=32,
+        num_attention_heads=32,
+        num_key_value_heads=8,
+        tie_word_embeddings=False,
+    )
+    with torch.device("meta"):
+        return LlamaForCausalLM(config)  # type: ignore[no-untyped-call]
+
+
+@pytest.mark.parametrize("modules", ["all-linear", LINEAR_KINDS])
+def test_the_paper_s_adapter_has_the_paper_s_size(llama: Any, modules: Any) -> None:
+    hyper = Hyperparameters(target_modules=modules)
+    assert (hyper.rank, hyper.alpha, hyper.dropout) == (64, 64, 0.0)
+    config = lora_config(hyper)
+    check_servable(config.to_dict(), 64)
+    with torch.device("meta"):
+        model = get_peft_model(llama, config)
+    try:
+        assert model.num_parameters(only_trainable=True) == TRAINABLE
+        trained = {
+            name.split(".lora_")[0].rpartition(".")[2]
+            for name, p in model.named_parameters()
+            if p.requires_grad
+        }
+        assert trained == set(LINEAR_KINDS)
+    finally:
+        model.unload()
+
+
+def test_the_paper_s_run_has_the_paper_s_steps(tmp_path: Path) -> None:
+    hyper = Hyperparameters()
+    assert (hyper.n_epochs, hyper.batch_size) == (3, 8)
+    lengths = random.Random(1).choices(range(100, 900), k=ROWS)
+    for tokens in (900, 2048, 8192):
+        at_once = micro_batch(lengths, hyper.batch_size, tokens)
+        batches = math.ceil(len(list(LengthGrouped(lengths, hyper.batch_size, hyper.seed))) / at_once)
+        assert math.ceil(batches / (hyper.batch_size // at_once)) * hyper.n_epochs == STEPS
+
+
+@pytest.mark.parametrize(("cuda", "optimizer"), [(True, "adamw_8bit"), (False, "adamw_torch_fused")])
+def test_the_trainer_is_told_the_recipe(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cuda: bool, optimizer: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+
+    class Task:
+        hyperparameters = Hyperparameters(scheduler="cosine", learning_rate_multiplier=0.5)
+        scratch = tmp_path
+        validation = ()
+
+    arguments = common_arguments(Task, Precision(torch.float16, torch.float16), 2)  # type: ignore[arg-type]
+    assert arguments["optim"] == optimizer
+    assert arguments["gradient_accumulation_steps"] == 4
+    assert arguments["learning_rate"] == 1e-4
+    assert arguments["lr_scheduler_type"] == "cosine"
+    assert (arguments["fp16"], arguments["bf16"]) == (True, False)
+    assert arguments["logging_nan_inf_filter"] is False
+    assert arguments["eval_strategy"] == "no"
