@@ -14,6 +14,7 @@ from narrowcast_gateway.corpora.service import Corpora
 from narrowcast_gateway.datasets.service import Datasets
 from narrowcast_gateway.estimates.service import Estimates
 from narrowcast_gateway.evaluation.service import Evaluations
+from narrowcast_gateway.exports.service import Exports
 from narrowcast_gateway.files.service import Files
 from narrowcast_gateway.generation.service import Generation
 from narrowcast_gateway.keys.service import ApiKeys
@@ -37,6 +38,7 @@ class Services:
     estimates: Estimates
     generation: Generation
     evaluations: Evaluations
+    exports: Exports
 
     async def check_stores(self) -> dict[str, bool]:
         """Ask Redis and the object store whether they answer."""
@@ -82,4 +84,5 @@ def create_services(settings: GatewaySettings, connections: Connections, http: h
         estimates=Estimates(EstimateFacts(connections.redis), training, datasets, settings.servers),
         generation=Generation(adapters, settings.servers, http),
         evaluations=Evaluations(connections, adapters, datasets),
+        exports=Exports(connections.jobs, connections.storage.models, adapters),
     )

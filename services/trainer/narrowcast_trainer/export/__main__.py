@@ -1,0 +1,67 @@
+"""The export's process: ``python -m narrowcast_trainer.export``, started by the worker, never by hand.
+
+The order comes over standard input, events go out over ``--events``. Asked to stop it dies where
+it stands: nothing it has is worth keeping, the next attempt begins anew.
+"""
+
+import argparse
+import errno
+import os
+import signal
+import sys
+
+from narrowcast import logs
+from narrowcast.errors import NarrowcastError, Unavailable
+from narrowcast.jobs.stopping import die_with
+from narrowcast_trainer.export.order import ExportOrder
+from narrowcast_trainer.export.pulse import Pulse
+from narrowcast_trainer.export.steps import run_export
+from narrowcast_trainer.protocol import Completed, Failed
+from narrowcast_trainer.reporter import Reporter
+
+_log = logs.get(__name__)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Carry out one order; return 0 if it was completed, else 1."""
+    parser = argparse.ArgumentParser(prog="python -m narrowcast_trainer.export", description=__doc__)
+    parser.add_argument("--events", type=int, required=True, help="file descriptor to write events to")
+    parser.add_argument(
+        "--parent", type=int, required=True, help="process without which to export is useless"
+    )
+    options = parser.parse_args(arguments)
+    die_with(options.parent)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    order = ExportOrder.model_validate_json(sys.stdin.read())
+    logs.configure("trainer", order.log_level)
+    reporter = Reporter(options.events)
+    Pulse(reporter.tick).start()
+    with logs.bound(job_id=order.job_id):
+        try:
+            reporter.send(Completed(result=run_export(order, reporter)))
+        except Exception as error:  # noqa: BLE001 - whatever it is, the worker must hear of it
+            _log.error("export_failed", exc_info=error)
+            reporter.send(reason_of(error))
+            return 1
+    return 0
+
+
+def reason_of(error: Exception) -> Failed:
+    """Return what the worker is told of an error; foreign errors' texts stay here."""
+    if isinstance(error, NarrowcastError):
+        retry = isinstance(error, Unavailable)
+        return Failed(code=error.code, message=error.message, param=error.param, retry=retry)
+    if isinstance(error, MemoryError):
+        return Failed(code="out_of_memory", message="the export ran out of memory")
+    if (isinstance(error, OSError) and error.errno == errno.ENOSPC) or "No space left" in str(error):
+        return Failed(
+            code="disk_full", message=f"the trainer's work_dir is full: {os.strerror(errno.ENOSPC)}"
+        )
+    kind = type(error).__name__
+    return Failed(
+        code="export_crashed", message=f"the export stopped with {kind}", retry=isinstance(error, OSError)
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
