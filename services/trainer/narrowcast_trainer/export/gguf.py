@@ -1,7 +1,6 @@
 """llama.cpp's converters and quantiser: from Hugging Face's format to GGUF."""
 
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 from narrowcast.errors import JobFailed
@@ -12,8 +11,11 @@ from narrowcast_trainer.export.tools import run_tool
 class LlamaCpp:
     """A folder with llama.cpp's converters and ``bin/llama-quantize``."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder.resolve()
+    def __init__(self, folder: Path, scratch: Path) -> None:
+        self._model_converter = folder.resolve() / "convert_hf_to_gguf.py"
+        self._lora_converter = folder.resolve() / "convert_lora_to_gguf.py"
+        self._quantizer = folder.resolve() / "bin" / "llama-quantize"
+        self._scratch = scratch
 
     def check(self) -> None:
         """Check that it is there.
@@ -21,10 +23,10 @@ class LlamaCpp:
         Raises:
             JobFailed: ``llama_cpp_missing``.
         """
-        for file in ("convert_hf_to_gguf.py", "convert_lora_to_gguf.py", "bin/llama-quantize"):
-            if not (self._folder / file).is_file():
+        for program in (self._model_converter, self._lora_converter, self._quantizer):
+            if not program.is_file():
                 raise JobFailed(
-                    f"this trainer has no llama.cpp: {file} is not in trainer.llama_cpp_dir"
+                    f"this trainer has no llama.cpp: {program.name} is not in trainer.llama_cpp_dir"
                     " (`make llama.cpp`; the image has one)",
                     code="llama_cpp_missing",
                 )
@@ -35,19 +37,8 @@ class LlamaCpp:
         Raises:
             JobFailed: llama.cpp does not know the architecture or the tokenizer, or the disk is full.
         """
-        script = self._folder / "convert_hf_to_gguf.py"
-        self._run(
-            [sys.executable, script, checkpoint, "--outfile", destination, "--outtype", "f16"], destination
-        )
-
-    def convert_vocabulary(self, base: Path, destination: Path) -> None:
-        """Convert a base's tokenizer alone.
-
-        Raises:
-            JobFailed: llama.cpp does not know the tokenizer.
-        """
-        script = self._folder / "convert_hf_to_gguf.py"
-        self._run([sys.executable, script, base, "--outfile", destination, "--vocab-only"], destination)
+        what: tuple[str | Path, ...] = (checkpoint, "--outfile", destination, "--outtype", "f16")
+        run_tool("the converter", [sys.executable, self._model_converter, *what], self._scratch)
 
     def convert_lora(self, adapter: Path, base: Path, destination: Path) -> None:
         """Convert an adapter in PEFT's format to an f16 GGUF; of the base only the configuration is read.
@@ -55,29 +46,20 @@ class LlamaCpp:
         Raises:
             JobFailed: as :meth:`convert`.
         """
-        script = self._folder / "convert_lora_to_gguf.py"
-        command = [
-            sys.executable,
-            script,
-            adapter,
-            "--base",
-            base,
-            "--outfile",
-            destination,
-            "--outtype",
-            "f16",
-        ]
-        self._run(command, destination)
+        what: tuple[str | Path, ...] = (adapter, "--base", base, "--outfile", destination, "--outtype", "f16")
+        run_tool("the converter", [sys.executable, self._lora_converter, *what], self._scratch)
 
     def quantize(self, source: Path, destination: Path, quantization: Quantization, threads: int) -> None:
         """Quantise an f16 GGUF.
 
+        Args:
+            source: the GGUF.
+            destination: the new one.
+            quantization: of llama.cpp's kinds.
+            threads: 0 takes every core.
+
         Raises:
             JobFailed: llama.cpp refuses, or the disk is full.
         """
-        command = [self._folder / "bin" / "llama-quantize", source, destination, quantization, str(threads)]
-        run_tool("llama-quantize", command, destination.parent)
-
-    def _run(self, command: Sequence[str | Path], destination: Path) -> None:
-        script = Path(command[1])
-        run_tool(script.stem, command, destination.parent)
+        command = [self._quantizer, source, destination, quantization, str(threads)]
+        run_tool("llama-quantize", command, self._scratch)

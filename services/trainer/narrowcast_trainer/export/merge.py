@@ -7,12 +7,11 @@ The sum is the same, ``W + scale * B @ A``; a test holds the two together.
 import json
 import math
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, Literal
 
 import torch
-from peft.utils.other import get_pattern_key
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -62,8 +61,11 @@ class Adapter:
             )
 
     def _scale(self, module: str, rank: int) -> float:
-        pattern: Mapping[str, float] = self._config.get("alpha_pattern") or {}
-        alpha = float(pattern.get(get_pattern_key(list(pattern), module), self._config["lora_alpha"]))
+        alpha = float(self._config["lora_alpha"])
+        if pattern := self._config.get("alpha_pattern"):
+            from peft.utils.other import get_pattern_key  # seconds to import, and hardly ever needed
+
+            alpha = float(pattern.get(get_pattern_key(list(pattern), module), alpha))
         return alpha / (math.sqrt(rank) if self._config.get("use_rslora") else rank)
 
 

@@ -5,8 +5,7 @@ base's template is rendered with markers in the place of messages, and what stan
 markers becomes the template. A test compares its tokens with vLLM's.
 """
 
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from narrowcast.errors import JobFailed
@@ -44,12 +43,14 @@ class ChatFormat:
         )
 
 
-def chat_format(tokenizer: Any, *, adds_bos: bool) -> ChatFormat:
+def chat_format(tokenizer: Any) -> ChatFormat:
     """Return what the tokenizer's chat template puts around messages.
+
+    A beginning-of-text token that the tokenizer puts before every text is left out: llama.cpp does
+    as the tokenizer, and would put a second one.
 
     Args:
         tokenizer: the base's, with its chat template.
-        adds_bos: whether llama.cpp puts the beginning-of-text token before every prompt by itself.
 
     Raises:
         JobFailed: ``chat_template_not_portable``: it changes messages, or what it writes depends on them.
@@ -66,9 +67,8 @@ def chat_format(tokenizer: Any, *, adds_bos: bool) -> ChatFormat:
     other = ("Составь «описание».", "1) Норма;\n2) киста 5 мм.")
     if found.prompt(*other) != _render(tokenizer, prompt_messages(*other)):
         raise _not_portable()
-    bos = tokenizer.bos_token or ""
-    if adds_bos and bos and found.before_system.startswith(bos):
-        return ChatFormat(before_system[len(bos) :], after_system, after_user, after_answer)
+    if tokenizer.bos_token and tokenizer("x")["input_ids"][0] == tokenizer.bos_token_id:
+        return replace(found, before_system=before_system.removeprefix(tokenizer.bos_token))
     return found
 
 
@@ -100,21 +100,6 @@ def modelfile(
     lines += ["PARAMETER temperature 0", "PARAMETER repeat_penalty 1"]
     lines.append(f"PARAMETER num_ctx {min(context, _LONGEST_CONTEXT)}")
     return "\n".join(lines) + "\n"
-
-
-def gguf_adds_bos(path: Path) -> bool:
-    """Whether llama.cpp puts the beginning-of-text token before prompts for this GGUF."""
-    from gguf import GGUFReader
-
-    fields = GGUFReader(path).fields
-    flag = fields.get("tokenizer.ggml.add_bos_token")
-    if flag is not None:
-        return bool(flag.contents())
-    # llama.cpp's own defaults (src/llama-vocab.cpp).
-    model, pre = (fields.get(f"tokenizer.ggml.{name}") for name in ("model", "pre"))
-    return (model is not None and model.contents() == "llama") or (
-        pre is not None and pre.contents() in {"llama3", "llama-v3", "llama-bpe"}
-    )
 
 
 def _render(tokenizer: Any, messages: list[Any]) -> str:

@@ -16,7 +16,7 @@ from narrowcast_trainer.data import stop_ids
 from narrowcast_trainer.export.gguf import LlamaCpp
 from narrowcast_trainer.export.hub import HubOrder, check_destination, push
 from narrowcast_trainer.export.merge import check_16bit, merge
-from narrowcast_trainer.export.ollama import chat_format, gguf_adds_bos, modelfile
+from narrowcast_trainer.export.ollama import chat_format, modelfile
 from narrowcast_trainer.export.order import ExportOrder
 from narrowcast_trainer.export.space import check_space
 from narrowcast_trainer.protocol import Advanced
@@ -51,7 +51,7 @@ class _Export:
         self._models: Bucket = Storage(order.storage).models
         self._prefix = export_prefix(order.tenant, order.job_id)
         self._scratch = order.settings.work_dir / order.job_id
-        self._llama = LlamaCpp(order.settings.llama_cpp_dir)
+        self._llama = LlamaCpp(order.settings.llama_cpp_dir, self._scratch)
 
     def run(self) -> dict[str, Any]:
         shutil.rmtree(self._scratch, ignore_errors=True)
@@ -115,20 +115,17 @@ class _Export:
             self._advanced(f"quantising to {quantization}")
             self._llama.quantize(whole, model, quantization, self._order.settings.threads or 0)
             whole.unlink()
-        self._write_modelfile(files, base, manifest, model.name, adds_bos=gguf_adds_bos(model))
+        self._write_modelfile(files, base, manifest, model.name)
 
     def _make_lora_gguf(self, base: Path, adapter: Path, files: Path, manifest: AdapterManifest) -> None:
         check_uniform(adapter)
         self._advanced("converting to GGUF")
         self._llama.convert_lora(adapter, base, files / LORA_GGUF)
-        vocabulary = self._scratch / "vocabulary.gguf"
-        self._llama.convert_vocabulary(base, vocabulary)
         self._write_modelfile(
             files,
             base,
             manifest,
             f"{manifest.base.name}.gguf",
-            adds_bos=gguf_adds_bos(vocabulary),
             adapter=LORA_GGUF,
         )
 
@@ -138,8 +135,6 @@ class _Export:
         base: Path,
         manifest: AdapterManifest,
         model: str,
-        *,
-        adds_bos: bool,
         adapter: str | None = None,
     ) -> None:
         from transformers import AutoConfig, AutoTokenizer, GenerationConfig
@@ -150,7 +145,7 @@ class _Export:
         stops = tokenizer.convert_ids_to_tokens(sorted(stop_ids(tokenizer, generation)))
         text = modelfile(
             model,
-            chat_format(tokenizer, adds_bos=adds_bos),
+            chat_format(tokenizer),
             instruction=manifest.prompt.default_instruction,
             stops=list(stops),
             context=AutoConfig.from_pretrained(base, local_files_only=True).max_position_embeddings,

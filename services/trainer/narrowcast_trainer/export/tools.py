@@ -22,7 +22,7 @@ def run_tool(name: str, command: Sequence[str | Path], scratch: Path) -> None:
     left out of them.
 
     Args:
-        name: of the program, for messages.
+        name: of the program, one of llama.cpp's, for messages.
         command: program and arguments.
         scratch: where its output is kept while it runs.
 
@@ -30,7 +30,7 @@ def run_tool(name: str, command: Sequence[str | Path], scratch: Path) -> None:
         JobFailed: ``conversion_failed`` with its last line, ``disk_full``.
         MemoryError: the kernel killed it.
     """
-    log = scratch / f"{name}.log"
+    log = scratch / "output.log"
     with log.open("wb") as output:
         status = subprocess.run(
             [str(part) for part in command],
@@ -48,7 +48,7 @@ def run_tool(name: str, command: Sequence[str | Path], scratch: Path) -> None:
     said = log.read_bytes()[-_TAIL_BYTES:].decode(errors="replace")
     if "No space left on device" in said:
         raise JobFailed("the trainer's work_dir is full; free some space", code="disk_full")
-    raise JobFailed(f"{name} failed: {_last_line(said, command)}", code="conversion_failed")
+    raise JobFailed(f"{name} of llama.cpp failed: {_last_line(said, command)}", code="conversion_failed")
 
 
 def _last_line(said: str, command: Sequence[str | Path]) -> str:
