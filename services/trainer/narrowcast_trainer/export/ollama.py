@@ -5,8 +5,11 @@ base's template is rendered with markers in the place of messages, and what stan
 markers becomes the template. A test compares its tokens with vLLM's.
 """
 
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Final
+
+from jinja2 import TemplateError
 
 from narrowcast.errors import JobFailed
 from narrowcast.prompts import completion_messages, prompt_messages
@@ -24,7 +27,9 @@ class ChatFormat:
     after_system: str
     after_user: str
     """Ends where the model takes over."""
-    after_answer: str
+    before_answer: str = ""
+    """What an answer of an earlier turn has before it, and the model is not prompted with."""
+    after_answer: str = ""
     """Up to the next question; empty if the template takes no second one."""
 
     def prompt(self, system: str, user: str) -> str:
@@ -38,8 +43,9 @@ class ChatFormat:
             f"{_text(self.before_system)}{{{{ .Content }}}}{_text(self.after_system)}"
             '{{ else if eq .Role "user" }}{{ .Content }}'
             f"{_text(self.after_user)}"
-            '{{ else if eq .Role "assistant" }}{{ .Content }}'
-            f"{_text(self.after_answer)}{{{{ end }}}}{{{{ end }}}}"
+            '{{ else if eq .Role "assistant" }}'
+            f"{_text(self.before_answer)}{{{{ .Content }}}}{_text(self.after_answer)}"
+            "{{ end }}{{ end }}"
         )
 
 
@@ -58,12 +64,14 @@ def chat_format(tokenizer: Any) -> ChatFormat:
     system, user, answer, following = _MARKERS
     question = prompt_messages(system, user)
     before_system, after_system, after_user = _between(_render(tokenizer, question), system, user)
-    try:
+    found = ChatFormat(before_system, after_system, after_user)
+    # It may take no second question; reports need one.
+    with suppress(TemplateError, JobFailed):
         dialogue = [*question, *completion_messages(answer), *prompt_messages("", following)[1:]]
-        after_answer = _between(_render(tokenizer, dialogue), answer, following)[1]
-    except Exception:  # noqa: BLE001 - a template refuses in whichever way it likes; reports need one turn
-        after_answer = ""
-    found = ChatFormat(before_system, after_system, after_user, after_answer)
+        before, after, _ = _between(_render(tokenizer, dialogue), answer, following)
+        prompted = found.prompt(system, user)
+        if before.startswith(prompted):
+            found = replace(found, before_answer=before.removeprefix(prompted), after_answer=after)
     other = ("Составь «описание».", "1) Норма;\n2) киста 5 мм.")
     if found.prompt(*other) != _render(tokenizer, prompt_messages(*other)):
         raise _not_portable()
