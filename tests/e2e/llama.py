@@ -22,7 +22,7 @@ class Llama:
         command = [
             # It drops one line feed at the file's end.
             *("-m", model, "-f", self._file(prompt + "\n"), "-n", tokens, "--temp", 0, "--ctx-size", 2048),
-            *("--no-conversation", "--no-display-prompt", "--no-warmup", "--simple-io", "--log-disable"),
+            *("--no-conversation", "--no-display-prompt", "--no-warmup", "--simple-io"),
         ]
         return self._run("llama-completion", *command, *(["--lora", lora] if lora else []))
 
@@ -47,7 +47,7 @@ class Llama:
     def _run(self, program: str, *arguments: object) -> str:
         command = [str(self.folder / "bin" / program), *map(str, arguments)]
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=True)
-        return done.stdout.decode()
+        return done.stdout.decode(errors="replace")
 
 
 def chat_template(model: Path) -> Any:

@@ -14,7 +14,7 @@ from pydantic import SecretStr
 
 from narrowcast.adapters import AdapterManifest, BaseModelRef, PromptRef, adapter_prefix, base_fingerprint
 from narrowcast.artifacts import fetch, publish, read_manifest
-from narrowcast.errors import JobFailed
+from narrowcast.errors import JobFailed, Unavailable
 from narrowcast.exports import ExportManifest, ExportSpec, export_prefix
 from narrowcast.ids import new_id
 from narrowcast.jobs.records import Job, JobKind, JobStatus
@@ -28,6 +28,7 @@ from narrowcast_trainer.reporter import Reporter
 from narrowcast_trainer.settings import HubSettings, TrainerSettings
 
 from .conftest import TOY, Desk, Worker
+from .hub_server import running_hub
 
 Start = Callable[..., Worker]
 INSTRUCTION = instruction_for("МРТ коленного сустава")
@@ -72,10 +73,12 @@ class Exporting:
         self.desk.connections.jobs.submit(job)
         return job
 
-    def run_here(self, hub: HubSettings | None = None, **changes: Any) -> dict[str, Any]:
+    def run_here(
+        self, hub: HubSettings | None = None, export_id: str | None = None, **changes: Any
+    ) -> dict[str, Any]:
         """Run an export in this process, as its own would."""
         order = ExportOrder(
-            job_id=new_id(JobKind.EXPORT),
+            job_id=export_id or new_id(JobKind.EXPORT),
             tenant=self.desk.tenant,
             settings=self.settings.trainer,
             storage=self.settings.storage,
@@ -253,6 +256,29 @@ def test_a_cancelled_export_leaves_nothing(
     assert exporting.desk.ended(job.id).status is JobStatus.CANCELLED
     assert exporting.keys(job) == []
     assert not any(exporting.settings.trainer.work_dir.iterdir())
+
+
+def test_a_push_that_failed_is_repeated_without_the_export(
+    exporting: Exporting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = HubSettings(token=SecretStr("hf_x"), owners=("clinic",))
+    export_id = new_id(JobKind.EXPORT)
+    wanted: dict[str, Any] = {"format": "merged", "push_to_hub": {"repo_id": "clinic/reports"}}
+    monkeypatch.setenv("HF_HUB_DISABLE_XET", "1")
+    with running_hub() as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        hub.commit_status = 500
+        with pytest.raises(Unavailable, match="answered 500"):
+            exporting.run_here(site, export_id, **wanted)
+        prefix = export_prefix(exporting.desk.tenant, export_id)
+        models = exporting.desk.connections.storage.models
+        made = read_manifest(models, prefix, ExportManifest)
+        hub.commit_status = None
+        result = exporting.run_here(site, export_id, **wanted)
+    assert read_manifest(models, prefix, ExportManifest) == made, "not made again"
+    assert result["hub_url"] == f"{hub.url}/clinic/reports"
+    assert set(hub.files) == set(made.files) == set(result["files"])
+    assert len(hub.files["model.safetensors"]) == made.files["model.safetensors"].size
 
 
 # -- refused before the work --------------------------------------------------------------------
