@@ -295,7 +295,7 @@ def test_exports_run_by_llama_cpp_answer_as_vllm_does(
 
     def agreeing(text: str) -> int:
         """How many tokens of vLLM's answer a text begins with."""
-        return len(tokenizer(os.path.commonprefix([answer, text]))["input_ids"])
+        return len(tokenizer(os.path.commonprefix([answer, text]))["input_ids"])  # noqa: RUF071 - no paths
 
     texts = {"f16": llama.answer(model, prompt, TOKENS)}
     for quantization in ("q8_0", "q4_k_m"):
