@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from narrowcast import logs
-from narrowcast.adapters import adapter_prefix, check_servable, checkpoint_prefix
+from narrowcast.adapters import adapter_prefix, checkpoint_prefix
 from narrowcast.artifacts import MANIFEST
 from narrowcast.errors import Conflict, NarrowcastError, NotFound, Unavailable
 from narrowcast.jobs.heartbeat import Heartbeat
@@ -17,7 +17,7 @@ from narrowcast.storage import Bucket
 from narrowcast.training import TrainingSpec
 from narrowcast_trainer.gpu import gpu_to_ourselves
 from narrowcast_trainer.process import OutOfMemory, Supervision
-from narrowcast_trainer.protocol import TrainingOrder
+from narrowcast_trainer.protocol import TaskName, TrainingOrder
 from narrowcast_trainer.publish import published_result
 from narrowcast_trainer.settings import TrainerSettings
 
@@ -44,13 +44,15 @@ def train(running: RunningJob, models: Bucket, settings: TrainerSettings) -> dic
     heartbeat = Heartbeat(settings.trainer.heartbeat_file)
     last_attempt = job.attempts_used_up(settings.jobs.max_attempts)
     with _tidied(order, models, last_attempt=last_attempt), heartbeat.busy():
-        check_servable({"r": spec.hyperparameters.rank}, settings.trainer.max_lora_rank)
         published = published_result(models, order)
         if running.cancelled.is_set():
             raise Cancelled(published or _keep_checkpoint(running, order, heartbeat))
         if published:
             return published  # and then the worker died before it could say so
         try:
+            if settings.trainer.gpu_lease_urls:
+                # In a process of its own, without a GPU: serving must not pause for a job that is refused.
+                _supervise(running, order, "check", heartbeat.beat)
             with gpu_to_ourselves(running, settings.trainer, running.should_stop, heartbeat.beat):
                 return _run(running, order, heartbeat.beat)
         except Cancelled:
@@ -67,9 +69,11 @@ def _keep_checkpoint(
     """
     if not running.job.keep_checkpoint:
         return None
-    order = order.model_copy(update={"publish_checkpoint": True})
+    beat = heartbeat.beat
     try:
-        return Supervision(running, order, running.should_stop, heartbeat.beat).run()
+        # The smoke test loads the base, so the GPU must be free for it as for a training.
+        with gpu_to_ourselves(running, order.settings, running.should_stop, beat, although_cancelled=True):
+            return _supervise(running, order, "publish_checkpoint", beat)
     except (Unavailable, LeaseLost):
         raise
     except NarrowcastError as error:
@@ -80,7 +84,7 @@ def _keep_checkpoint(
 
 def _run(running: RunningJob, order: TrainingOrder, beat: Callable[[], None]) -> dict[str, Any]:
     try:
-        return Supervision(running, order, running.should_stop, beat).run()
+        return _supervise(running, order, "train", beat)
     except OutOfMemory as error:
         if error.rows_at_once <= 1:
             raise
@@ -93,7 +97,13 @@ def _run(running: RunningJob, order: TrainingOrder, beat: Callable[[], None]) ->
             level="warn",
         )
         smaller = order.model_copy(update={"most_rows_at_once": rows})
-        return Supervision(running, smaller, running.should_stop, beat).run()
+        return _supervise(running, smaller, "train", beat)
+
+
+def _supervise(
+    running: RunningJob, order: TrainingOrder, task: TaskName, beat: Callable[[], None]
+) -> dict[str, Any]:
+    return Supervision(running, order.model_copy(update={"task": task}), running.should_stop, beat).run()
 
 
 @contextmanager

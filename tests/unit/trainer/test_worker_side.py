@@ -13,11 +13,12 @@ from narrowcast.jobs.heartbeat import Heartbeat
 from narrowcast.jobs.stopping import StopRequest
 from narrowcast.settings import StorageSettings
 from narrowcast.training import TrainingSpec
+from narrowcast_trainer.checks import base_folder
 from narrowcast_trainer.engines import create_engine
 from narrowcast_trainer.memory import out_of_memory_kills
 from narrowcast_trainer.protocol import EVENT, Failed, Tick, TrainingOrder
 from narrowcast_trainer.reporter import Reporter
-from narrowcast_trainer.run import base_folder, reason_of
+from narrowcast_trainer.run import reason_of
 from narrowcast_trainer.settings import TrainingSettings
 
 HEAVY = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "safetensors")
