@@ -16,6 +16,7 @@ from narrowcast.jobs.store import JobStore
 from narrowcast.storage import Bucket
 from narrowcast.training import TrainingSpec
 from narrowcast_trainer.gpu import gpu_to_ourselves
+from narrowcast_trainer.patience import patiently
 from narrowcast_trainer.process import OutOfMemory, Supervision
 from narrowcast_trainer.protocol import TaskName, TrainingOrder
 from narrowcast_trainer.publish import published_result
@@ -44,7 +45,7 @@ def train(running: RunningJob, models: Bucket, settings: TrainerSettings) -> dic
     heartbeat = Heartbeat(settings.trainer.heartbeat_file)
     last_attempt = job.attempts_used_up(settings.jobs.max_attempts)
     with _tidied(order, models, last_attempt=last_attempt), heartbeat.busy():
-        published = published_result(models, order)
+        published = _published(running, order, models, heartbeat)
         if running.cancelled.is_set():
             raise Cancelled(published or _keep_checkpoint(running, order, heartbeat))
         if published:
@@ -57,6 +58,21 @@ def train(running: RunningJob, models: Bucket, settings: TrainerSettings) -> dic
                 return _run(running, order, heartbeat.beat)
         except Cancelled:
             raise Cancelled(_keep_checkpoint(running, order, heartbeat)) from None
+
+
+def _published(
+    running: RunningJob, order: TrainingOrder, models: Bucket, heartbeat: Heartbeat
+) -> dict[str, Any] | None:
+    def beat() -> None:
+        heartbeat.beat()
+        running.check()
+
+    def say(message: str) -> None:
+        running.event(message, level="warn")
+
+    # Nothing goes without the object store, and an attempt that fails for want of it is one less.
+    patience_s = order.settings.storage_patience_s
+    return patiently(lambda: published_result(models, order), patience_s, say=say, beat=beat)
 
 
 def _keep_checkpoint(
@@ -119,6 +135,8 @@ def _tidied(order: TrainingOrder, models: Bucket, *, last_attempt: bool) -> Iter
         raise
     except NarrowcastError as error:
         if last_attempt or not isinstance(error, Unavailable):
+            # Of an adapter there may be files without a manifest, where publishing was cut short.
+            _discard(models, adapter_prefix(order.tenant, order.spec.adapter_id))
             _discard(models, checkpoint_prefix(order.tenant, order.job_id))
         raise
     else:

@@ -4,7 +4,6 @@ The order comes over standard input, events go out over ``--events``; see :mod:`
 """
 
 import argparse
-import errno
 import shutil
 import sys
 from collections.abc import Callable
@@ -12,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from narrowcast import logs
-from narrowcast.errors import JobFailed, NarrowcastError, Unavailable
+from narrowcast.adapters import AdapterManifest
+from narrowcast.errors import JobFailed
 from narrowcast.jobs.stopping import die_with
 from narrowcast.storage import Storage
 from narrowcast_trainer.checkpoints import Checkpoints, Resumable, best_losses
@@ -21,8 +21,10 @@ from narrowcast_trainer.data import token_count
 from narrowcast_trainer.engines import create_engine
 from narrowcast_trainer.engines.base import TrainingStopped, TrainingTask
 from narrowcast_trainer.engines.best import best_in
-from narrowcast_trainer.protocol import OUT_OF_MEMORY, Completed, Failed, Stopped, TaskName, TrainingOrder
+from narrowcast_trainer.patience import patiently
+from narrowcast_trainer.protocol import Completed, Stopped, TaskName, TrainingOrder
 from narrowcast_trainer.publish import publish_adapter, result_of
+from narrowcast_trainer.reasons import reason_of
 from narrowcast_trainer.reporter import Reporter
 from narrowcast_trainer.stop import StopSignal
 
@@ -48,7 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
             reporter.send(Stopped(step=stopped.step))
         except Exception as error:  # noqa: BLE001 - whatever it is, the worker must hear of it
             _log.error("training_failed", exc_info=error)
-            reporter.send(reason_of(error))
+            reporter.send(reason_of(error, order.settings.work_dir))
             return 1
     return 0
 
@@ -78,16 +80,20 @@ def train(order: TrainingOrder, reporter: Reporter, stop: StopSignal) -> dict[st
     trained = engine.train(task)
     reporter.note("trying the adapter out before it is published")
     engine.smoke_test(task, trained.adapter)
-    manifest = publish_adapter(
-        storage.models,
-        order,
-        trained.adapter,
-        engine=engine.name,
-        quantization=trained.quantization,
-        fingerprint=base.fingerprint,
-        default_instruction=checked.rows.default_instruction,
-        metrics=trained.metrics | {"trained_tokens": tokens * task.hyperparameters.n_epochs},
-    )
+
+    def publish() -> AdapterManifest:
+        return publish_adapter(
+            storage.models,
+            order,
+            trained.adapter,
+            engine=engine.name,
+            quantization=trained.quantization,
+            fingerprint=base.fingerprint,
+            default_instruction=checked.rows.default_instruction,
+            metrics=trained.metrics | {"trained_tokens": tokens * task.hyperparameters.n_epochs},
+        )
+
+    manifest = _patiently(order, publish, reporter, stop)
     reporter.note(f"adapter {manifest.id} is published", adapter=manifest.id)
     return result_of(manifest)
 
@@ -118,6 +124,20 @@ def publish_checkpoint(order: TrainingOrder, reporter: Reporter, stop: StopSigna
     )
     reporter.note(f"adapter {manifest.id} is published from a checkpoint", adapter=manifest.id)
     return result_of(manifest)
+
+
+def _patiently(
+    order: TrainingOrder, publish: Callable[[], AdapterManifest], reporter: Reporter, stop: StopSignal
+) -> AdapterManifest:
+    def say(message: str) -> None:
+        reporter.note(message, warn=True)
+
+    def beat() -> None:
+        reporter.tick()
+        if stop.requested:
+            raise TrainingStopped(None)
+
+    return patiently(publish, order.settings.storage_patience_s, say=say, beat=beat)
 
 
 _TASKS: dict[TaskName, Callable[[TrainingOrder, Reporter, StopSignal], dict[str, Any]]] = {
@@ -161,22 +181,6 @@ def _task(
         save_checkpoint=_checkpoints(order, storage).save,
         most_rows_at_once=order.most_rows_at_once,
     )
-
-
-def reason_of(error: Exception) -> Failed:
-    """Return what the worker is told of an error; foreign errors' texts stay here."""
-    if isinstance(error, NarrowcastError):
-        retry = isinstance(error, Unavailable)
-        return Failed(code=error.code, message=error.message, param=error.param, retry=retry)
-    kind = type(error).__name__
-    # CUDA has a type for it, PyTorch's CPU allocator a RuntimeError with these words.
-    if isinstance(error, MemoryError) or kind == "OutOfMemoryError" or "can't allocate memory" in str(error):
-        return Failed(code="out_of_memory", message=OUT_OF_MEMORY)
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        return Failed(code="disk_full", message="the trainer's work_dir is full; free some space")
-    # A RuntimeError may be the device's fault, so the job may fare better next time.
-    retry = isinstance(error, RuntimeError | OSError)
-    return Failed(code="training_crashed", message=f"the training stopped with {kind}", retry=retry)
 
 
 if __name__ == "__main__":
