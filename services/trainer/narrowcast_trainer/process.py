@@ -73,7 +73,7 @@ class Supervision:
         self._order = order
         self._should_stop = should_stop
         self._beat = beat
-        self._publishes_checkpoint = isinstance(order, TrainingOrder) and order.publish_checkpoint
+        self._uncancellable = isinstance(order, TrainingOrder) and order.task == "publish_checkpoint"
         self._unsent: deque[dict[str, Any]] = deque()
         self._outcome: Completed | Stopped | Failed | None = None
         self._rows_at_once = 0
@@ -152,7 +152,7 @@ class Supervision:
             if self._stopping is not LeaseLost:
                 self._stopping = LeaseLost
                 child.signal(signal.SIGKILL)
-        elif self._running.cancelled.is_set() and not self._publishes_checkpoint:
+        elif self._running.cancelled.is_set() and not self._uncancellable:
             if self._stopping is not Cancelled:
                 keep = self._running.job.keep_checkpoint
                 self._request(child, signal.SIGTERM if keep else signal.SIGINT, Cancelled)

@@ -37,6 +37,11 @@ class Order(BaseModel):
         return storage.model_dump() | {"secret_key": storage.secret_key.get_secret_value()}
 
 
+TaskName = Literal["check", "train", "publish_checkpoint"]
+"""``check``: only refuse what would be refused, without touching a GPU. ``publish_checkpoint``: make the
+newest checkpoint's adapter the job's."""
+
+
 class TrainingOrder(Order):
     """Everything one training process needs to know."""
 
@@ -46,8 +51,7 @@ class TrainingOrder(Order):
     spec: TrainingSpec
     most_rows_at_once: int | None = None
     """In one forward pass, after an attempt with more ran out of memory."""
-    publish_checkpoint: bool = False
-    """Train nothing: publish the newest checkpoint's adapter as the job's."""
+    task: TaskName = "train"
 
 
 class Tick(BaseModel):

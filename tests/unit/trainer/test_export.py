@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from pydantic import SecretStr, ValidationError
@@ -52,14 +53,16 @@ def test_processor_time_of_a_group_is_a_sign_of_life() -> None:
     ("error", "code", "retry"),
     [
         (MemoryError(), "out_of_memory", False),
-        (OSError(28, "No space left on device"), "disk_full", False),
+        (OSError(28, "No space left on device"), "disk_full", True),
         (OSError(5, "Input/output error"), "export_crashed", True),
-        (RuntimeError("I/O error: No space left on device (os error 28)"), "disk_full", False),
+        (RuntimeError("I/O error: No space left on device (os error 28)"), "disk_full", True),
         (ValueError("Пациент Иванов"), "export_crashed", False),
     ],
 )
-def test_errors_become_reasons_without_their_text(error: Exception, code: str, retry: bool) -> None:
-    reason = reason_of(error)
+def test_errors_become_reasons_without_their_text(
+    error: Exception, code: str, retry: bool, tmp_path: Path
+) -> None:
+    reason = reason_of(error, tmp_path)
     assert (reason.code, reason.retry) == (code, retry)
     assert "Иванов" not in reason.message
 

@@ -5,18 +5,18 @@ it stands: nothing it has is worth keeping, the next attempt begins anew.
 """
 
 import argparse
-import errno
-import os
 import signal
 import sys
+from pathlib import Path
 
 from narrowcast import logs
-from narrowcast.errors import NarrowcastError, Unavailable
+from narrowcast.errors import NarrowcastError
 from narrowcast.jobs.stopping import die_with
-from narrowcast_trainer.export.order import ExportOrder
+from narrowcast_trainer.export.order import OUT_OF_MEMORY, ExportOrder
 from narrowcast_trainer.export.pulse import Pulse
 from narrowcast_trainer.export.steps import run_export
 from narrowcast_trainer.protocol import Completed, Failed
+from narrowcast_trainer.reasons import reason_of as training_reason_of
 from narrowcast_trainer.reporter import Reporter
 
 _log = logs.get(__name__)
@@ -41,26 +41,21 @@ def main(arguments: list[str] | None = None) -> int:
             reporter.send(Completed(result=run_export(order, reporter)))
         except Exception as error:  # noqa: BLE001 - whatever it is, the worker must hear of it
             _log.error("export_failed", exc_info=error)
-            reporter.send(reason_of(error))
+            reporter.send(reason_of(error, order.settings.work_dir))
             return 1
     return 0
 
 
-def reason_of(error: Exception) -> Failed:
+def reason_of(error: Exception, work_dir: Path) -> Failed:
     """Return what the worker is told of an error; foreign errors' texts stay here."""
+    reason = training_reason_of(error, work_dir)
     if isinstance(error, NarrowcastError):
-        retry = isinstance(error, Unavailable)
-        return Failed(code=error.code, message=error.message, param=error.param, retry=retry)
-    if isinstance(error, MemoryError):
-        return Failed(code="out_of_memory", message="the export ran out of memory")
-    if (isinstance(error, OSError) and error.errno == errno.ENOSPC) or "No space left" in str(error):
-        return Failed(
-            code="disk_full", message=f"the trainer's work_dir is full: {os.strerror(errno.ENOSPC)}"
-        )
-    kind = type(error).__name__
-    return Failed(
-        code="export_crashed", message=f"the export stopped with {kind}", retry=isinstance(error, OSError)
-    )
+        return reason
+    words = {"disk_full": "the trainer's work_dir is full: free some space", "out_of_memory": OUT_OF_MEMORY}
+    if reason.code in words:
+        return reason.model_copy(update={"message": words[reason.code]})
+    message = f"the export stopped with {type(error).__name__}"
+    return Failed(code="export_crashed", message=message, retry=isinstance(error, OSError))
 
 
 if __name__ == "__main__":

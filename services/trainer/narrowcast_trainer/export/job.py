@@ -14,7 +14,7 @@ from narrowcast.jobs.records import JobStatus, LeaseLost
 from narrowcast.jobs.running import Cancelled, RunningJob
 from narrowcast.jobs.store import JobStore
 from narrowcast.storage import Bucket
-from narrowcast_trainer.export.order import ExportOrder
+from narrowcast_trainer.export.order import OUT_OF_MEMORY, ExportOrder
 from narrowcast_trainer.process import OutOfMemory, Supervision
 from narrowcast_trainer.settings import TrainerSettings
 
@@ -46,9 +46,7 @@ def export(running: RunningJob, models: Bucket, settings: TrainerSettings) -> di
         try:
             return Supervision(running, order, running.should_stop, heartbeat.beat).run()
         except OutOfMemory:
-            # Not the training's advice.
-            message = "the export ran out of memory; it needs that of the base's largest file, and some more"
-            raise JobFailed(message, code=OutOfMemory.code) from None
+            raise JobFailed(OUT_OF_MEMORY, code=OutOfMemory.code) from None  # not the training's advice
 
 
 @contextmanager

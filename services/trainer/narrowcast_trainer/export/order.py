@@ -1,12 +1,14 @@
 """What an export's process is told."""
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 from pydantic import field_serializer
 
 from narrowcast.exports import ExportSpec
 from narrowcast_trainer.protocol import Order
 from narrowcast_trainer.settings import HubSettings
+
+OUT_OF_MEMORY: Final = "the export ran out of memory; it needs that of the base's largest file, and some more"
 
 
 class ExportOrder(Order):

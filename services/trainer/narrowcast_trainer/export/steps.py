@@ -12,6 +12,7 @@ from narrowcast.artifacts import MANIFEST, fetch, publish, read_manifest
 from narrowcast.errors import JobFailed, NotFound
 from narrowcast.exports import ExportManifest, Quantization, export_prefix
 from narrowcast.storage import Bucket, Storage
+from narrowcast_trainer.checks import base_folder
 from narrowcast_trainer.data import stop_ids
 from narrowcast_trainer.export.gguf import LlamaCpp
 from narrowcast_trainer.export.hub import HubOrder, check_destination, push
@@ -21,7 +22,6 @@ from narrowcast_trainer.export.order import ExportOrder
 from narrowcast_trainer.export.space import check_space
 from narrowcast_trainer.protocol import Advanced
 from narrowcast_trainer.reporter import Reporter
-from narrowcast_trainer.run import base_folder
 
 MODELFILE: Final = "Modelfile"
 LORA_GGUF: Final = "adapter-f16.gguf"

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from narrowcast.errors import JobFailed
+from narrowcast.errors import JobFailed, Unavailable
 from narrowcast.jobs.stopping import set_parent_death_signal
 
 _QUOTED: Final = 300
@@ -27,7 +27,8 @@ def run_tool(name: str, command: Sequence[str | Path], scratch: Path) -> None:
         scratch: where its output is kept while it runs.
 
     Raises:
-        JobFailed: ``conversion_failed`` with its last line, ``disk_full``.
+        JobFailed: ``conversion_failed`` with its last line.
+        Unavailable: ``disk_full``.
         MemoryError: the kernel killed it.
     """
     log = scratch / "output.log"
@@ -47,7 +48,7 @@ def run_tool(name: str, command: Sequence[str | Path], scratch: Path) -> None:
         raise MemoryError
     said = log.read_bytes()[-_TAIL_BYTES:].decode(errors="replace")
     if "No space left on device" in said:
-        raise JobFailed("the trainer's work_dir is full; free some space", code="disk_full")
+        raise Unavailable("the trainer's work_dir is full: free some space", code="disk_full")
     raise JobFailed(f"{name} of llama.cpp failed: {_last_line(said, command)}", code="conversion_failed")
 
 
