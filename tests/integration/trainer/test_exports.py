@@ -265,6 +265,7 @@ def test_a_push_that_failed_is_repeated_without_the_export(
     export_id = new_id(JobKind.EXPORT)
     wanted: dict[str, Any] = {"format": "merged", "push_to_hub": {"repo_id": "clinic/reports"}}
     monkeypatch.setenv("HF_HUB_DISABLE_XET", "1")
+    exporting.settings.trainer.storage_patience_s = 0
     with running_hub() as hub:
         monkeypatch.setenv("HF_ENDPOINT", hub.url)
         hub.commit_status = 500

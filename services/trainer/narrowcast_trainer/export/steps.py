@@ -2,8 +2,10 @@
 
 import json
 import shutil
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from pydantic import SecretStr
 
@@ -20,12 +22,14 @@ from narrowcast_trainer.export.merge import check_16bit, merge
 from narrowcast_trainer.export.ollama import chat_format, modelfile
 from narrowcast_trainer.export.order import ExportOrder
 from narrowcast_trainer.export.space import check_space
+from narrowcast_trainer.patience import patiently
 from narrowcast_trainer.protocol import Advanced
 from narrowcast_trainer.reporter import Reporter
 
 MODELFILE: Final = "Modelfile"
 LORA_GGUF: Final = "adapter-f16.gguf"
 _F16: Final[Quantization] = "f16"
+T = TypeVar("T")
 
 
 def run_export(order: ExportOrder, reporter: Reporter) -> dict[str, Any]:
@@ -63,8 +67,8 @@ class _Export:
             files = None  # published, and then the worker died, or the hub was away
         except NotFound:
             files = self._make()
-            manifest = self._publish(files)
-        url = None if token is None else self._push(token, files, manifest)
+            manifest = self._patiently(partial(self._publish, files))
+        url = None if token is None else self._patiently(partial(self._push, token, files, manifest))
         entries = {name: entry.model_dump() for name, entry in manifest.files.items()}
         return {"files": entries, "hub_url": url}
 
@@ -172,6 +176,7 @@ class _Export:
         assert self._spec.push_to_hub is not None  # noqa: S101 - else there is no token
         if files is None:
             files = self._scratch / "export"
+            shutil.rmtree(files, ignore_errors=True)
             fetch(self._models, self._prefix, manifest, files)
             (files / MANIFEST).unlink()
         self._advanced("pushing to the hub")
@@ -189,6 +194,12 @@ class _Export:
                 code="adapter_not_found",
                 param="adapter",
             ) from None
+
+    def _patiently(self, action: Callable[[], T]) -> T:
+        """Return what ``action`` returns: hours of work are not thrown away for a minute's absence."""
+        warn = partial(self._reporter.note, warn=True)
+        patience_s = self._order.settings.storage_patience_s
+        return patiently(action, patience_s, say=warn, beat=self._reporter.tick)
 
     def _advanced(self, step: str) -> None:
         self._reporter.send(Advanced(step=step))
