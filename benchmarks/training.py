@@ -334,7 +334,7 @@ def main() -> None:
         folder = Path(scratch)
         models = folder / "models"
         models.mkdir()
-        (models / options.base).symlink_to((options.models / options.base).resolve())
+        shutil.copytree(options.models / options.base, models / options.base)
         bench = Bench(storage, TrainingSettings(models_dir=models, work_dir=folder / "work"), folder)
         trl = against_trl(bench, options.base, options.rows, options.rounds)
         own, same, defaults = trl.values()
