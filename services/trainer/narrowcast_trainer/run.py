@@ -16,6 +16,7 @@ from narrowcast.errors import InvalidInput, JobFailed, NarrowcastError, Unavaila
 from narrowcast.jobs.stopping import die_with
 from narrowcast.storage import Storage
 from narrowcast.training import TrainingSpec
+from narrowcast_trainer.card.record import RunRecord
 from narrowcast_trainer.checkpoints import Checkpoints, newest_losses
 from narrowcast_trainer.data import Rows, pad_id, read_rows, stop_ids, token_count, tokenize
 from narrowcast_trainer.engines import create_engine
@@ -82,6 +83,7 @@ def train(order: TrainingOrder, reporter: Reporter, stop: StopSignal) -> dict[st
         fingerprint=fingerprint,
         default_instruction=rows.default_instruction,
         metrics=trained.metrics | {"trained_tokens": tokens},
+        record=trained.record.model_copy(update={"files": rows.files}),
     )
     reporter.note(f"adapter {manifest.id} is published", adapter=manifest.id)
     return result_of(manifest)
@@ -107,6 +109,7 @@ def publish_checkpoint(order: TrainingOrder, reporter: Reporter) -> dict[str, An
         fingerprint=base_fingerprint(base),
         default_instruction=rows.default_instruction,
         metrics={"steps": float(found.step), "seconds": found.seconds, **newest_losses(found.folder)},
+        record=RunRecord.read(found.folder).model_copy(update={"files": rows.files}),
     )
     reporter.note(f"adapter {manifest.id} is published from a checkpoint", adapter=manifest.id)
     return result_of(manifest)
