@@ -137,7 +137,7 @@ class Previews:
         start = question.first_row - 1
         numbered = list(enumerate(rows, 1))
         shown = numbered[start : start + question.rows]
-        tokenized = await _tokenize(tokenizer, numbered if question.whole_file else shown, max_length)
+        tokenized = await tokenize_rows(tokenizer, numbered if question.whole_file else shown, max_length)
         by_number = {row.number: row for row in tokenized}
         return Preview(
             base_model=question.base_model,
@@ -158,9 +158,14 @@ class Previews:
         return rows
 
 
-async def _tokenize(
+async def tokenize_rows(
     tokenizer: BaseTokenizer, rows: Sequence[tuple[int, Row]], max_length: int
 ) -> list[TokenizedRow]:
+    """Return numbered rows as the trainer's tokenizer makes them.
+
+    Raises:
+        InvalidInput, Unavailable: as :class:`BaseTokenizer`.
+    """
     stops = await tokenizer.stop_ids()
 
     async def one(number: int, row: Row) -> TokenizedRow:
