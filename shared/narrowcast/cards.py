@@ -28,6 +28,7 @@ class Point(BaseModel):
     train_accuracy: float | None = None
     """Share of trained tokens that were the likeliest; None where the engine does not measure it."""
     valid_loss: float | None = None
+    valid_accuracy: float | None = None
     learning_rate: float | None = None
     grad_norm: float | None = None
     tokens: int | None = None

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from narrowcast.cards import CARD, CARD_TEXT, LOSS_PNG, LOSS_SVG, STEP_METRICS, TrainingCard
-from narrowcast_trainer.card.build import card_files
+from narrowcast_trainer.card.build import card_files, step_metrics
 from narrowcast_trainer.card.markdown import markdown
 from narrowcast_trainer.card.record import RunRecord, points_of
 
@@ -122,6 +122,16 @@ def test_without_validation_or_any_record_there_is_still_a_card() -> None:
     assert bare.resources.peak_memory_bytes is None
     assert card_files(bare)
     assert "None" not in markdown(bare)
+
+
+def test_accuracies_are_taken_where_the_engine_measures_them() -> None:
+    measured = [
+        {"loss": 1.0, "mean_token_accuracy": 0.7, "epoch": 1.0, "step": 1},
+        {"eval_loss": 1.1, "eval_mean_token_accuracy": 0.6, "epoch": 1.0, "step": 1},
+    ]
+    (point,) = points_of(measured)
+    assert (point.train_accuracy, point.valid_accuracy) == (0.7, 0.6)
+    assert step_metrics([point]).splitlines()[1].startswith(b"1,1.0,0.7,1.1,0.6,1.0,")
 
 
 def test_what_is_not_a_number_is_left_out() -> None:

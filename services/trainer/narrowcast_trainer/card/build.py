@@ -203,7 +203,7 @@ def step_metrics(points: list[Point]) -> bytes:
         "train_loss": "train_loss",
         "train_accuracy": "train_accuracy",
         "valid_loss": "valid_loss",
-        "valid_mean_token_accuracy": None,
+        "valid_mean_token_accuracy": "valid_accuracy",
         "epoch": "epoch",
         "learning_rate": "learning_rate",
         "grad_norm": "grad_norm",
@@ -216,5 +216,5 @@ def step_metrics(points: list[Point]) -> bytes:
     writer.writerow(columns)
     for point in points:
         values = point.model_dump()
-        writer.writerow([values[ours] if ours else None for ours in columns.values()])
+        writer.writerow([values[ours] for ours in columns.values()])
     return text.getvalue().encode()

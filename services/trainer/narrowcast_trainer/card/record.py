@@ -21,6 +21,7 @@ _NAMES: Final = {
     "loss": "train_loss",
     "mean_token_accuracy": "train_accuracy",
     "eval_loss": "valid_loss",
+    "eval_mean_token_accuracy": "valid_accuracy",
     "learning_rate": "learning_rate",
     "grad_norm": "grad_norm",
     "tokens": "tokens",
