@@ -53,7 +53,7 @@ class Attempt(BaseModel):
     devices: int
     device_memory_bytes: int
     loaded_memory_bytes: int
-    """The peak before the first step: the base model and the untrained adapter."""
+    """Before the first step: the base model and the untrained adapter. On a GPU the peak until then."""
     peak_memory_bytes: int
     precision: str
     """What products are computed in."""
@@ -163,6 +163,24 @@ class EpochLosses(BaseModel):
     valid_loss: float | None
 
 
+class LossAt(BaseModel):
+    """A loss, and the step that it was measured at."""
+
+    loss: float
+    step: int
+
+
+class LossSummary(BaseModel):
+    """The whole run in five numbers; None where there was nothing to measure."""
+
+    mean_train: float | None = None
+    """Over all steps."""
+    last_train: LossAt | None = None
+    lowest_train: LossAt | None = None
+    last_valid: LossAt | None = None
+    lowest_valid: LossAt | None = None
+
+
 class TrainingCard(BaseModel):
     """Everything of one run."""
 
@@ -177,6 +195,7 @@ class TrainingCard(BaseModel):
     configuration: TrainingConfiguration
     resources: TrainingResources
     data: TrainingData
+    losses: LossSummary
     epochs: list[EpochLosses]
     attempts: list[Attempt]
     history: list[Point]

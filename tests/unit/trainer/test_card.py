@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from narrowcast.cards import CARD, CARD_TEXT, LOSS_PNG, LOSS_SVG, STEP_METRICS, TrainingCard
+from narrowcast.cards import CARD, CARD_TEXT, LOSS_PNG, LOSS_SVG, STEP_METRICS, LossAt, TrainingCard
 from narrowcast_trainer.card.build import card_files, step_metrics
 from narrowcast_trainer.card.markdown import markdown
 from narrowcast_trainer.card.record import RunRecord, points_of
@@ -34,6 +34,7 @@ def test_the_paper_s_tables() -> None:
         "| Training time | 79.08 min (4745 s) |",
         "| Attempts | 2, resumed after step 100 |",
         "| 2 (published) | 234 |",
+        "| Validation, lowest | 0.7010 | 234 |",
     ):
         assert line in text, line
 
@@ -49,6 +50,10 @@ def test_the_curve_is_whole_and_by_epoch() -> None:
         (2, 234, 0.701),
         (3, 351, 0.713),
     ]
+    assert made.losses.lowest_valid == LossAt(loss=0.701, step=234)
+    assert made.losses.last_valid == LossAt(loss=0.713, step=351)
+    assert made.losses.lowest_train is not None
+    assert made.losses.lowest_train.loss == min(point.train_loss or 9.0 for point in made.history)
     first = [point.train_loss or 0.0 for point in made.history[:PER_EPOCH]]
     assert made.epochs[0].train_loss == pytest.approx(sum(first) / PER_EPOCH)
 

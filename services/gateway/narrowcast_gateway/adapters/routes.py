@@ -10,10 +10,28 @@ from narrowcast_gateway.deps import ServicesDep, TenantDep
 from narrowcast_gateway.schemas import Page
 
 router = APIRouter(tags=["models"])
+IfNoneMatch = Annotated[str | None, Header(description="The `ETag` of an earlier answer.")]
 
 
 def _base(name: str) -> Model:
     return Model(id=name, created=0, owned_by="narrowcast")
+
+
+def _content(media_type: str, model: type[TrainingCard] | None = None) -> dict[int | str, dict[str, Any]]:
+    answer: dict[str, Any] = {"model": model} if model else {"content": {media_type: {}}}
+    return {200: answer, 304: {"description": "As it was; the body is left out."}}
+
+
+def _card_file(
+    services: ServicesDep, tenant: str, adapter_id: str, name: str, known: str | None, media_type: str
+) -> Response:
+    # An adapter's files never change; but it may be deleted, so each use is asked for anew.
+    etag = f'"{services.adapters.card_hash(tenant, adapter_id, name)}"'
+    headers = {"ETag": etag, "Cache-Control": "private, no-cache"}
+    if known is not None and (known.strip() == "*" or etag in known):
+        return Response(status_code=304, headers=headers)
+    content = services.adapters.card_file(tenant, adapter_id, name)
+    return Response(content, media_type=media_type, headers=headers)
 
 
 @router.get("/models")
@@ -45,26 +63,6 @@ def list_adapters(services: ServicesDep, tenant: TenantDep) -> Page[Adapter]:
 def get_adapter(adapter_id: str, services: ServicesDep, tenant: TenantDep) -> Adapter:
     """Return one adapter with its manifest's fields."""
     return Adapter.of(services.adapters.get(tenant, adapter_id))
-
-
-IfNoneMatch = Annotated[str | None, Header(description="The `ETag` of an earlier answer.")]
-
-
-def _content(media_type: str, model: type[TrainingCard] | None = None) -> dict[int | str, dict[str, Any]]:
-    answer: dict[str, Any] = {"model": model} if model else {"content": {media_type: {}}}
-    return {200: answer, 304: {"description": "As it was; the body is left out."}}
-
-
-def _card_file(
-    services: ServicesDep, tenant: str, adapter_id: str, name: str, known: str | None, media_type: str
-) -> Response:
-    # An adapter's files never change; but it may be deleted, so each use is asked for anew.
-    etag = f'"{services.adapters.card_hash(tenant, adapter_id, name)}"'
-    headers = {"ETag": etag, "Cache-Control": "private, no-cache"}
-    if known is not None and (known.strip() == "*" or etag in known):
-        return Response(status_code=304, headers=headers)
-    content = services.adapters.card_file(tenant, adapter_id, name)
-    return Response(content, media_type=media_type, headers=headers)
 
 
 @router.get(

@@ -14,6 +14,8 @@ from narrowcast.cards import (
     STEP_METRICS,
     Ending,
     EpochLosses,
+    LossAt,
+    LossSummary,
     Point,
     TrainingCard,
     TrainingConfiguration,
@@ -77,6 +79,7 @@ def build_card(
             files=run.files,
             tokens=run.tokens,
         ),
+        losses=_losses(run.points),
         epochs=_epochs(run.points),
         attempts=run.attempts,
         history=run.points,
@@ -171,6 +174,18 @@ def _rows_seen(run: RunRecord, steps: int, batch_size: int) -> int | None:
 
 def _percent(part: int, whole: int) -> float | None:
     return round(100 * part / whole, 1) if whole else None
+
+
+def _losses(points: list[Point]) -> LossSummary:
+    train = [LossAt(loss=one.train_loss, step=one.step) for one in points if one.train_loss is not None]
+    valid = [LossAt(loss=one.valid_loss, step=one.step) for one in points if one.valid_loss is not None]
+    return LossSummary(
+        mean_train=sum(one.loss for one in train) / len(train) if train else None,
+        last_train=train[-1] if train else None,
+        lowest_train=min(train, key=lambda one: one.loss, default=None),
+        last_valid=valid[-1] if valid else None,
+        lowest_valid=min(valid, key=lambda one: one.loss, default=None),
+    )
 
 
 def _epochs(points: list[Point]) -> list[EpochLosses]:

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Final
 
-from narrowcast.cards import LOSS_PNG, TrainingCard
+from narrowcast.cards import LOSS_PNG, LossAt, TrainingCard
 
 _GIB: Final = 1024**3
 """What the paper calls GB."""
@@ -132,7 +132,20 @@ def _losses(card: TrainingCard) -> str:
         )
         for epoch in card.epochs
     ]
-    return _table(("Epoch", "Up to step", "Training", "Validation"), rows)
+    it = card.losses
+    whole = [
+        ("Training, mean of all steps", _loss(it.mean_train), _UNKNOWN),
+        ("Training, last step", *_loss_at(it.last_train)),
+        ("Training, lowest", *_loss_at(it.lowest_train)),
+        ("Validation, last", *_loss_at(it.last_valid)),
+        ("Validation, lowest", *_loss_at(it.lowest_valid)),
+    ]
+    return "\n\n".join(
+        [
+            _table(("Epoch", "Up to step", "Training", "Validation"), rows),
+            _table(("Loss", "Value", "At step"), whole),
+        ]
+    )
 
 
 def _data(card: TrainingCard) -> str:
@@ -162,6 +175,10 @@ def _count(number: int | None) -> str:
 
 def _loss(loss: float | None) -> str:
     return _UNKNOWN if loss is None else f"{loss:.4f}"
+
+
+def _loss_at(it: LossAt | None) -> tuple[str, str]:
+    return (_UNKNOWN, _UNKNOWN) if it is None else (_loss(it.loss), str(it.step))
 
 
 def _gigabytes(size: int | None, percent: float | None = None) -> str:
