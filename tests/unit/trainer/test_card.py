@@ -4,15 +4,22 @@ import csv
 import io
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from narrowcast.adapters import AdapterManifest, BaseModelRef, PromptRef
 from narrowcast.cards import CARD, CARD_TEXT, LOSS_PNG, LOSS_SVG, STEP_METRICS, LossAt, TrainingCard
+from narrowcast.training import TrainingSpec
+from narrowcast_trainer import publish
 from narrowcast_trainer.card.build import card_files, step_metrics
 from narrowcast_trainer.card.markdown import markdown
 from narrowcast_trainer.card.record import RunRecord, points_of
 
 from .card_run import GIB, PER_EPOCH, STEPS, card, history, record
+
+FILES = {CARD, CARD_TEXT, LOSS_PNG, LOSS_SVG, STEP_METRICS}
 
 
 def test_the_paper_s_tables() -> None:
@@ -61,7 +68,7 @@ def test_the_curve_is_whole_and_by_epoch() -> None:
 def test_the_same_card_gives_the_same_bytes() -> None:
     files = card_files(card())
     assert files == card_files(card())
-    assert set(files) == {CARD, CARD_TEXT, LOSS_PNG, LOSS_SVG, STEP_METRICS}
+    assert set(files) == FILES
     assert files[LOSS_PNG].startswith(b"\x89PNG")
     assert b"<svg" in files[LOSS_SVG]
     for name in (LOSS_PNG, LOSS_SVG):
@@ -152,3 +159,27 @@ def test_the_record_travels_in_a_checkpoint(tmp_path: Path) -> None:
     (tmp_path / "kept" / "run.json").write_text("{")
     assert RunRecord.read(tmp_path).points == run.points, "a damaged part costs that part"
     assert RunRecord.read(tmp_path / "none") == RunRecord()
+
+
+def test_a_card_that_cannot_be_drawn_does_not_cost_the_adapter(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_card: TrainingCard) -> dict[str, bytes]:
+        raise MemoryError
+
+    made = card()
+    spec = TrainingSpec(base_model="b", dataset="d", adapter_id="a-0a")
+    order: Any = SimpleNamespace(spec=spec, publish_checkpoint=False)
+    config = {"r": 64, "lora_alpha": 64, "lora_dropout": 0.0, "target_modules": "all-linear"}
+    manifest = AdapterManifest(
+        id=made.adapter,
+        tenant="t",
+        base=BaseModelRef(name="b", fingerprint="f"),
+        prompt=PromptRef(template="t", hash="h", default_instruction="i"),
+        rank=64,
+        engine="peft",
+        dataset="d",
+        job=made.job,
+        metrics={"steps": 1.0},
+    )
+    assert set(publish._card(manifest, order, config, record())) == FILES
+    monkeypatch.setattr("narrowcast_trainer.card.build.card_files", fail)
+    assert publish._card(manifest, order, config, record()) == {}
