@@ -84,7 +84,13 @@ def _read_split(
 
 
 def tokenize(
-    rows: Sequence[Row], tokenizer: Any, *, max_length: int, stop_ids: Collection[int], split: str
+    rows: Sequence[Row],
+    tokenizer: Any,
+    *,
+    max_length: int,
+    stop_ids: Collection[int],
+    split: str,
+    limit: str = "max_length",
 ) -> list[Example]:
     """Return the rows as tokens, in their order.
 
@@ -97,6 +103,7 @@ def tokenize(
         max_length: tokens of prompt and answer together that a row may have.
         stop_ids: token ids that end a turn; the labels must hold one, or the model never learns to stop.
         split: its name, for messages.
+        limit: what sets ``max_length``, for messages.
 
     Raises:
         InvalidInput: naming the rows (numbered from 1) and what is wrong with them; never their text.
@@ -105,7 +112,8 @@ def tokenize(
         return []
     if not tokenizer.chat_template:
         raise InvalidInput("the base model has no chat template", code="invalid_base_model", param="model")
-    _refuse([number for number, row in enumerate(rows, 1) if not row.output.strip()], split, "empty_output")
+    empty = [number for number, row in enumerate(rows, 1) if not row.output.strip()]
+    _refuse(empty, split, FAULTS["empty_output"], "empty_output")
     prompts = _ids(tokenizer, [prompt_messages(row.instruction, row.input) for row in rows], prompt=True)
     wholes = _ids(
         tokenizer,
@@ -121,8 +129,10 @@ def tokenize(
         examples.append(Example(whole, [IGNORED] * len(prompt) + whole[len(prompt) :]))
     longest = max(len(example.input_ids) for example in examples)
     for fault, numbers in faulty.items():
-        detail = f", {max_length} tokens (the longest has {longest})" if fault == "rows_too_long" else ""
-        _refuse(numbers, split, fault, detail)
+        what = FAULTS[fault]
+        if fault == "rows_too_long":
+            what = f"are longer than {limit}, {max_length} tokens (the longest has {longest})"
+        _refuse(numbers, split, what, fault)
     return examples
 
 
@@ -133,14 +143,12 @@ def _ids(tokenizer: Any, chats: list[Any], *, prompt: bool) -> list[list[int]]:
     return encoded
 
 
-def _refuse(numbers: list[int], split: str, fault: Fault, detail: str = "") -> None:
+def _refuse(numbers: list[int], split: str, what: str, code: Fault) -> None:
     if not numbers:
         return
     named = ", ".join(map(str, numbers[:_NAMED_ROWS])) + (", …" if len(numbers) > _NAMED_ROWS else "")
     raise InvalidInput(
-        f"{len(numbers)} rows of the {split} split {FAULTS[fault]}{detail}: rows {named}",
-        code=fault,
-        param="training_file",
+        f"{len(numbers)} rows of the {split} split {what}: rows {named}", code=code, param="training_file"
     )
 
 

@@ -107,7 +107,8 @@ def _card(
     from narrowcast_trainer.card.build import build_card, card_files
 
     try:
-        card = build_card(manifest, order.spec, config, record, kept_checkpoint=order.publish_checkpoint)
+        kept = order.task == "publish_checkpoint"
+        card = build_card(manifest, order.spec, config, record, kept_checkpoint=kept)
         return card_files(card)
     except Exception as error:  # noqa: BLE001 - hours on a GPU are not lost over a picture
         _log.error("no_training_card", exc_info=error)

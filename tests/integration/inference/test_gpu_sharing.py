@@ -5,10 +5,8 @@ there is no memory to free. That the memory is freed, and comes back as it was, 
 """
 
 import json
-import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -25,21 +23,20 @@ from narrowcast.connections import Connections
 from narrowcast.datasets import Row
 from narrowcast.errors import InvalidInput
 from narrowcast.masking import stop_ids
-from narrowcast.settings import Settings, StorageSettings
+from narrowcast.settings import Settings
 from narrowcast_gateway.app import create_app
 from narrowcast_gateway.previews.service import TokenizedRow, tokenize_rows
 from narrowcast_gateway.previews.tokenizer import BaseTokenizer
 from narrowcast_gateway.settings import GatewaySettings, ServersSettings
 from narrowcast_inference.health import is_ready
-from narrowcast_local.stack.servers import free_port
 from narrowcast_trainer.data import IGNORED, tokenize
+
+from .conftest import Publish, RunVllm
 
 pytestmark = pytest.mark.slow
 
-Publish = Callable[..., str]
 BASE = "small"
 ADAPTER = "clinic/an-adapter"
-START_S = 400
 DRAIN_S = 3
 TTL_S = 4.0
 
@@ -87,48 +84,13 @@ class Server:
 
 
 @pytest.fixture(scope="module")
-def server(
-    storage_settings: StorageSettings,
-    base_model: Path,
-    publish_adapter: Publish,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[Server]:
+def server(run_vllm: RunVllm, publish_adapter: Publish) -> Iterator[Server]:
     publish_adapter(*ADAPTER.split("/"), seed=5)
-    folder = tmp_path_factory.mktemp("sharing")
-    port = free_port()
-    environment = {
-        **os.environ,
-        "NARROWCAST_STORAGE__ENDPOINT": storage_settings.endpoint,
-        "NARROWCAST_STORAGE__SECRET_KEY": storage_settings.secret_key.get_secret_value(),
-        "NARROWCAST_INFERENCE__BASE_MODEL": BASE,
-        "NARROWCAST_INFERENCE__BASE_MODEL_PATH": str(base_model),
-        "NARROWCAST_INFERENCE__CACHE_DIR": str(folder / "cache"),
-        "NARROWCAST_INFERENCE__PORT": str(port),
-        "NARROWCAST_INFERENCE__MAX_LORA_RANK": "16",
-        "NARROWCAST_INFERENCE__GPU_SHARING": "true",
-        "NARROWCAST_INFERENCE__GPU_DRAIN_S": str(DRAIN_S),
-    }
-    log = folder / "log"
-    with log.open("wb") as stream:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "narrowcast_inference"],
-            env=environment,
-            stderr=stream,
-            stdout=stream,
-            start_new_session=True,
-        )
-    try:
-        deadline = time.monotonic() + START_S
-        while not is_ready("127.0.0.1", port):
-            assert process.poll() is None, log.read_text()[-3000:]
-            assert time.monotonic() < deadline, log.read_text()[-3000:]
-            time.sleep(0.5)
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=120) as http:
-            yield Server(process, port, http, log)
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+    with (
+        run_vllm(BASE, gpu_sharing="true", gpu_drain_s=DRAIN_S) as vllm,
+        httpx.Client(base_url=f"http://127.0.0.1:{vllm.port}", timeout=120) as http,
+    ):
+        yield Server(vllm.process, vllm.port, http, vllm.log)
 
 
 def assert_busy(response: httpx.Response) -> None:
@@ -200,7 +162,7 @@ def gateway(
 async def _previewed(server: Server, max_length: int) -> list[TokenizedRow]:
     async with httpx.AsyncClient() as http:
         tokenizer = BaseTokenizer(http, BASE, f"http://127.0.0.1:{server.port}")
-        return await tokenize_rows(tokenizer, list(enumerate(ROWS, 1)), max_length)
+        return await tokenize_rows(tokenizer, list(enumerate(ROWS, 1)), await tokenizer.limits(max_length))
 
 
 async def test_a_preview_is_what_is_trained_and_needs_no_gpu(
@@ -228,6 +190,9 @@ async def test_a_preview_is_what_is_trained_and_needs_no_gpu(
     asked = {"model": BASE, "training_file": upload.json()["id"], "hyperparameters": {"max_length": 200}}
     answer = gateway.post("/v1/fine_tuning/previews", json=asked | {"whole_file": True})
     assert answer.status_code == 200, answer.text
+    roomy = {"hyperparameters": {"max_length": 100_000}, "rows": 1}
+    beyond = gateway.post("/v1/fine_tuning/previews", json=asked | roomy).json()
+    assert beyond["max_length"] == 8192, "the base reads no more"
     assert_shown(answer.json(), [len(example.input_ids) for example in trained])
     text = gateway.post("/v1/fine_tuning/previews", json=asked, headers={"Accept": "text/plain"}).text
     assert "assistant\n⟦Грыжа диска 5 мм, ёмкость сохранена.<|im_end|>\n⟧" in text

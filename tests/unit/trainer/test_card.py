@@ -167,7 +167,7 @@ def test_a_card_that_cannot_be_drawn_does_not_cost_the_adapter(monkeypatch: pyte
 
     made = card()
     spec = TrainingSpec(base_model="b", dataset="d", adapter_id="a-0a")
-    order: Any = SimpleNamespace(spec=spec, publish_checkpoint=False)
+    order: Any = SimpleNamespace(spec=spec, task="train")
     config = {"r": 64, "lora_alpha": 64, "lora_dropout": 0.0, "target_modules": "all-linear"}
     manifest = AdapterManifest(
         id=made.adapter,
