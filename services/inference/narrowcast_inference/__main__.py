@@ -5,6 +5,7 @@ imported for the checks are not spent twice. The guard at the end matters: vLLM 
 engine, and a spawned process imports this module again.
 """
 
+import json
 import os
 import runpy
 import sys
@@ -14,6 +15,7 @@ from pydantic import ValidationError
 
 from narrowcast import logs
 from narrowcast.adapters import base_fingerprint
+from narrowcast.context import context_length
 from narrowcast.errors import NarrowcastError, Unavailable
 from narrowcast.masking import stop_ids
 from narrowcast_inference.arguments import PLUGIN, cpu_environment, vllm_arguments, vllm_environment
@@ -73,6 +75,9 @@ def _prepare(settings: InferenceSettings) -> None:
         trained = base_fingerprint(section.trained_base_path)
         section.accepted_fingerprints = (*section.accepted_fingerprints, trained)
     section.stop_token_ids = _stop_token_ids(section.base_model_path)
+    section.context_length = context_length(
+        json.loads((section.base_model_path / "config.json").read_text(encoding="utf-8"))
+    )
     logging_config = section.cache_dir / _LOGGING_CONFIG
     write_config(logging_config, settings.log_level)
     os.environ.update(vllm_environment(section, str(logging_config)))

@@ -162,7 +162,7 @@ def gateway(
 async def _previewed(server: Server, max_length: int) -> list[TokenizedRow]:
     async with httpx.AsyncClient() as http:
         tokenizer = BaseTokenizer(http, BASE, f"http://127.0.0.1:{server.port}")
-        return await tokenize_rows(tokenizer, list(enumerate(ROWS, 1)), max_length)
+        return await tokenize_rows(tokenizer, list(enumerate(ROWS, 1)), await tokenizer.limits(max_length))
 
 
 async def test_a_preview_is_what_is_trained_and_needs_no_gpu(
@@ -190,6 +190,9 @@ async def test_a_preview_is_what_is_trained_and_needs_no_gpu(
     asked = {"model": BASE, "training_file": upload.json()["id"], "hyperparameters": {"max_length": 200}}
     answer = gateway.post("/v1/fine_tuning/previews", json=asked | {"whole_file": True})
     assert answer.status_code == 200, answer.text
+    roomy = {"hyperparameters": {"max_length": 100_000}, "rows": 1}
+    beyond = gateway.post("/v1/fine_tuning/previews", json=asked | roomy).json()
+    assert beyond["max_length"] == 8192, "the base reads no more"
     assert_shown(answer.json(), [len(example.input_ids) for example in trained])
     text = gateway.post("/v1/fine_tuning/previews", json=asked, headers={"Accept": "text/plain"}).text
     assert "assistant\n⟦Грыжа диска 5 мм, ёмкость сохранена.<|im_end|>\n⟧" in text

@@ -129,14 +129,6 @@ def test_cancelling_keeps_the_last_checkpoint_if_asked_to(
     assert manifest.job == job.id
     assert 0 < manifest.metrics["steps"] < 8 * EPOCHS
     assert manifest.metrics["train_loss"] > 0
-    # Not the newest weights but the best of those that were validated.
-    validated = {
-        loss: step
-        for (step, name), loss in _losses(desk, job.id).items()
-        if name == "valid_loss" and step <= manifest.metrics["steps"]
-    }
-    assert manifest.metrics["valid_loss"] == min(validated)
-    assert manifest.metrics["best_step"] == validated[min(validated)]
     card = TrainingCard.model_validate_json(
         desk.connections.storage.models.get(adapter_prefix(desk.tenant, manifest.id) + CARD)
     )
@@ -148,6 +140,15 @@ def test_cancelling_keeps_the_last_checkpoint_if_asked_to(
     assert card.attempts
     assert card.resources.seconds
     assert set(manifest.files) >= {CARD, CARD_TEXT, LOSS_PNG, LOSS_SVG, STEP_METRICS}
+    # Not the newest weights but the best of those that were validated.
+    validated = {
+        loss: step
+        for (step, name), loss in _losses(desk, job.id).items()
+        if name == "valid_loss" and step <= manifest.metrics["steps"]
+    }
+    assert manifest.metrics["valid_loss"] == min(validated)
+    assert manifest.metrics["best_step"] == validated[min(validated)]
+    assert card.published_step == manifest.metrics["best_step"]
     assert desk.checkpoints(job.id) == []
 
 

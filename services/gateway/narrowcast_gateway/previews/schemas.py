@@ -138,7 +138,7 @@ class FineTuningPreview(BaseModel):
     model: str
     training_file: str
     max_length: int
-    """Tokens that a row may have."""
+    """Tokens that a row may have: what was asked for, or the base's own context where that is less."""
     rows_in_file: int
     rows: list[PreviewRow]
     summary: PreviewSummary | None

@@ -13,7 +13,7 @@ from narrowcast.errors import InvalidInput, NotFound
 from narrowcast.masking import FAULTS, Fault, mask_fault
 from narrowcast.prompts import completion_messages, prompt_messages
 from narrowcast_gateway.datasets.service import Datasets
-from narrowcast_gateway.previews.tokenizer import BaseTokenizer
+from narrowcast_gateway.previews.tokenizer import BaseTokenizer, Limits
 from narrowcast_gateway.settings import ServersSettings
 from narrowcast_gateway.training.service import Training
 
@@ -137,12 +137,13 @@ class Previews:
         start = question.first_row - 1
         numbered = list(enumerate(rows, 1))
         shown = numbered[start : start + question.rows]
-        tokenized = await tokenize_rows(tokenizer, numbered if question.whole_file else shown, max_length)
+        limits = await tokenizer.limits(max_length)
+        tokenized = await tokenize_rows(tokenizer, numbered if question.whole_file else shown, limits)
         by_number = {row.number: row for row in tokenized}
         return Preview(
             base_model=question.base_model,
             training_file=question.training_file,
-            max_length=max_length,
+            max_length=limits.max_length,
             rows_in_file=len(rows),
             shown=[await _show(tokenizer, by_number[number]) for number, _ in shown],
             summary=summarize(tokenized) if question.whole_file else None,
@@ -159,14 +160,13 @@ class Previews:
 
 
 async def tokenize_rows(
-    tokenizer: BaseTokenizer, rows: Sequence[tuple[int, Row]], max_length: int
+    tokenizer: BaseTokenizer, rows: Sequence[tuple[int, Row]], limits: Limits
 ) -> list[TokenizedRow]:
     """Return numbered rows as the trainer's tokenizer makes them.
 
     Raises:
         InvalidInput, Unavailable: as :class:`BaseTokenizer`.
     """
-    stops = await tokenizer.stop_ids()
 
     async def one(number: int, row: Row) -> TokenizedRow:
         before = prompt_messages(row.instruction, row.input)
@@ -174,7 +174,7 @@ async def tokenize_rows(
         whole = await tokenizer.chat(before + completion_messages(row.output), prompt=False)
         fault: Fault | None = "empty_output"
         if row.output.strip():
-            fault = mask_fault(prompt, whole, max_length=max_length, stop_ids=stops)
+            fault = mask_fault(prompt, whole, max_length=limits.max_length, stop_ids=limits.stop_ids)
         return TokenizedRow(number, prompt, whole, fault)
 
     done: list[TokenizedRow] = []

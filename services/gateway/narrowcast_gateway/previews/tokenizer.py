@@ -1,6 +1,7 @@
 """The served base's own tokenizer and chat template, over HTTP: the gateway has no model's files."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import httpx
@@ -10,6 +11,15 @@ from narrowcast.prompts import Message
 
 _BAD_REQUEST = 400
 _TIMEOUT_S = 30.0
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a row of a training has to keep to."""
+
+    stop_ids: frozenset[int]
+    """Of the tokens that end a turn."""
+    max_length: int
 
 
 class BaseTokenizer:
@@ -24,11 +34,12 @@ class BaseTokenizer:
         self._base = base
         self._url = url.rstrip("/")
 
-    async def stop_ids(self) -> frozenset[int]:
-        """Return the ids of the tokens that end a turn."""
+    async def limits(self, max_length: int) -> Limits:
+        """Return what the base makes of a training's ``max_length``."""
         health = await self._ask("GET", "/narrowcast/health")
         try:
-            return frozenset(map(int, health["stop_token_ids"]))
+            stops, context = frozenset(map(int, health["stop_token_ids"])), health["context_length"]
+            return Limits(stops, max_length if context is None else min(max_length, int(context)))
         except (KeyError, TypeError, ValueError):
             raise self._failed() from None
 

@@ -16,7 +16,7 @@ _UNKNOWN: Final = "–"
 _ENDINGS: Final = {
     "completed": "The training ran to its end.",
     "stopped_early": "The training stopped early: the validation loss no longer fell.",
-    "kept_checkpoint": "The training was cancelled; this is its newest checkpoint, kept on request.",
+    "kept_checkpoint": "The training was cancelled; this is what its newest checkpoint held.",
 }
 
 Rows = Iterable[tuple[str, str]]
@@ -63,7 +63,7 @@ def _front_matter(card: TrainingCard) -> str:
 
 def _published(card: TrainingCard) -> str:
     step, last = card.published_step, card.resources.steps
-    if card.ending == "kept_checkpoint" or step == last:
+    if step == last:
         return f"Its weights are those after step {step}."
     return f"Its weights are those after step {step} of {last}, where the validation loss was lowest."
 
