@@ -12,6 +12,7 @@ GPU_MIDDLEWARE = "narrowcast_inference.gpu_sharing.GpuSharingMiddleware"
 
 def vllm_environment(section: InferenceSection, logging_config: str) -> dict[str, str]:
     """Return the variables that must be set before vllm is imported."""
+    context = section.context_length
     return {
         # vLLM asks resolvers only if adapters may change at run time.
         "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",
@@ -24,6 +25,8 @@ def vllm_environment(section: InferenceSection, logging_config: str) -> dict[str
         # Read by our resolver in the serving process.
         "NARROWCAST_INFERENCE__BASE_FINGERPRINT": section.base_fingerprint,
         "NARROWCAST_INFERENCE__ACCEPTED_FINGERPRINTS": json.dumps(section.accepted_fingerprints),
+        "NARROWCAST_INFERENCE__STOP_TOKEN_IDS": json.dumps(section.stop_token_ids),
+        **({"NARROWCAST_INFERENCE__CONTEXT_LENGTH": str(context)} if context is not None else {}),
     }
 
 

@@ -2,28 +2,20 @@
 
 import json
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from narrowcast.adapters import base_fingerprint, check_servable
+from narrowcast.context import context_length
 from narrowcast.errors import InvalidInput, JobFailed
+from narrowcast.masking import stop_ids
 from narrowcast.storage import Bucket
 from narrowcast.training import Hyperparameters, QuantizationName, TrainingSpec
 from narrowcast_trainer.base_model import check_complete
-from narrowcast_trainer.data import Example, Rows, pad_id, read_rows, stop_ids, tokenize
+from narrowcast_trainer.data import Example, Rows, pad_id, read_rows, tokenize
 from narrowcast_trainer.protocol import TrainingOrder
 
-_SCALED_ALREADY: Final = {
-    "su",
-    "longrope",
-    "llama3",
-    "yarn",
-    "deepseek_yarn",
-    "deepseek_llama_scaling",
-}
-"""Kinds of RoPE scaling whose ``max_position_embeddings`` is that of the scaled base, as vLLM 0.32 has it."""
 _SOME_GPU: Final = (0, 0)
 
 
@@ -146,22 +138,6 @@ def check_served(spec: TrainingSpec, fingerprint: str) -> None:
             code="base_not_served",
             param="model",
         )
-
-
-def context_length(config: Mapping[str, Any]) -> int | None:
-    """Return how many positions a base has, in tokens, as vLLM 0.32 works it out; None if unknown.
-
-    Args:
-        config: its ``config.json``.
-    """
-    text: Mapping[str, Any] = config.get("text_config") or config
-    positions = text.get("max_position_embeddings")
-    if not isinstance(positions, int):
-        return None
-    rope = text.get("rope_parameters") or text.get("rope_scaling") or {}
-    kind = rope.get("rope_type", rope.get("type"))
-    factor = 1.0 if kind in _SCALED_ALREADY else rope.get("factor") or 1.0
-    return int(positions * factor)
 
 
 def _generation_config(base: Path) -> Any:

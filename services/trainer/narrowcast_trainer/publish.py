@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from narrowcast import logs
 from narrowcast.adapters import (
     ADAPTER_CONFIG,
     ADAPTER_WEIGHTS,
@@ -15,10 +16,14 @@ from narrowcast.adapters import (
     check_servable,
 )
 from narrowcast.artifacts import publish, read_manifest
+from narrowcast.cards import CARD
 from narrowcast.errors import Conflict, JobFailed, NotFound
 from narrowcast.prompts import TEMPLATE_HASH, TEMPLATE_ID
 from narrowcast.storage import Bucket
+from narrowcast_trainer.card.record import RunRecord
 from narrowcast_trainer.protocol import TrainingOrder
+
+_log = logs.get(__name__)
 
 
 def published_result(models: Bucket, order: TrainingOrder) -> dict[str, Any] | None:
@@ -46,6 +51,7 @@ def result_of(manifest: AdapterManifest) -> dict[str, Any]:
         "quantization": manifest.quantization,
         "trained_tokens": None if tokens is None else int(tokens),
         "metrics": manifest.metrics,
+        "training_card": CARD in manifest.files,
     }
 
 
@@ -59,8 +65,9 @@ def publish_adapter(
     fingerprint: str,
     default_instruction: str,
     metrics: Mapping[str, float],
+    record: RunRecord,
 ) -> AdapterManifest:
-    """Check the adapter in ``folder`` (PEFT's format) and publish it; return its manifest.
+    """Check the adapter in ``folder`` (PEFT's format) and publish it with its card; return its manifest.
 
     Raises:
         InvalidInput: vLLM would not serve it.
@@ -89,8 +96,23 @@ def publish_adapter(
     files: dict[str, Path | bytes] = {
         ADAPTER_CONFIG: json.dumps(config, indent=1, sort_keys=True).encode(),
         ADAPTER_WEIGHTS: folder / ADAPTER_WEIGHTS,
+        **_card(manifest, order, config, record),
     }
     return publish(models, prefix, files, manifest)
+
+
+def _card(
+    manifest: AdapterManifest, order: TrainingOrder, config: Mapping[str, Any], record: RunRecord
+) -> dict[str, bytes]:
+    from narrowcast_trainer.card.build import build_card, card_files
+
+    try:
+        kept = order.task == "publish_checkpoint"
+        card = build_card(manifest, order.spec, config, record, kept_checkpoint=kept)
+        return card_files(card)
+    except Exception as error:  # noqa: BLE001 - hours on a GPU are not lost over a picture
+        _log.error("no_training_card", exc_info=error)
+        return {}
 
 
 def check_weights(path: Path) -> None:

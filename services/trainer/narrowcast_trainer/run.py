@@ -15,6 +15,7 @@ from narrowcast.adapters import AdapterManifest
 from narrowcast.errors import JobFailed
 from narrowcast.jobs.stopping import die_with
 from narrowcast.storage import Storage
+from narrowcast_trainer.card.record import RunRecord
 from narrowcast_trainer.checkpoints import Checkpoints, Resumable, best_losses
 from narrowcast_trainer.checks import CheckedBase, CheckedRows, check_base, check_engine, check_rows
 from narrowcast_trainer.data import token_count
@@ -91,6 +92,7 @@ def train(order: TrainingOrder, reporter: Reporter, stop: StopSignal) -> dict[st
             fingerprint=base.fingerprint,
             default_instruction=checked.rows.default_instruction,
             metrics=trained.metrics | {"trained_tokens": tokens * task.hyperparameters.n_epochs},
+            record=trained.record.model_copy(update={"files": checked.rows.files}),
         )
 
     manifest = _patiently(order, publish, reporter, stop)
@@ -121,6 +123,7 @@ def publish_checkpoint(order: TrainingOrder, reporter: Reporter, stop: StopSigna
         fingerprint=base.fingerprint,
         default_instruction=checked.rows.default_instruction,
         metrics={"steps": float(found.step), "seconds": found.seconds, **best_losses(found.folder)},
+        record=RunRecord.read(found.folder).model_copy(update={"files": checked.rows.files}),
     )
     reporter.note(f"adapter {manifest.id} is published from a checkpoint", adapter=manifest.id)
     return result_of(manifest)

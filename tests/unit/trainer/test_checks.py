@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
+from narrowcast.context import context_length
 from narrowcast.errors import InvalidInput, JobFailed
 from narrowcast_trainer import checks
-from narrowcast_trainer.checks import check_rows, context_length
+from narrowcast_trainer.checks import check_rows
 from narrowcast_trainer.data import Rows
 from narrowcast_trainer.protocol import TrainingOrder
 
