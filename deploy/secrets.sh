@@ -14,4 +14,6 @@ for name in redis_password minio_root_password s3_gateway s3_worker s3_trainer s
 done
 # A Hugging Face token, for gated base models; empty is fine.
 [ -e "$folder/hf_token" ] || : >"$folder/hf_token"
+# One that may write, for exports that are pushed to a hub (docker-compose.hub.yml); empty: none are.
+[ -e "$folder/hub_token" ] || : >"$folder/hub_token"
 chmod 444 "$folder"/*

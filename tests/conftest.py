@@ -57,6 +57,16 @@ def llama_8b() -> dict[str, Any]:
 
 
 @pytest.fixture(scope="session")
+def llama_cpp() -> Path:
+    """The folder of llama.cpp's programs and converters."""
+    default = REPOSITORY / ".local" / "llama.cpp"
+    folder = Path(os.environ.get("NARROWCAST_TEST_LLAMA_CPP", default))
+    if not (folder / "bin" / "llama-completion").exists():
+        pytest.skip(f"no llama.cpp at {folder}; `make llama.cpp` gets it")
+    return folder.resolve()
+
+
+@pytest.fixture(scope="session")
 def redis_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisSettings]:
     """A running Valkey."""
     server = servers.valkey(tmp_path_factory.mktemp("valkey"), servers.free_port(), _PASSWORD)

@@ -122,14 +122,19 @@ class Bucket:
                 response.release_conn()
             return data
 
-    def stream(self, key: str) -> Iterator[bytes]:
+    def stream(self, key: str, start: int = 0, length: int = 0) -> Iterator[bytes]:
         """Yield the object in chunks of at most 1 MiB.
+
+        Args:
+            key: its key.
+            start: the first byte wanted.
+            length: how many are wanted from there; 0: all.
 
         Raises:
             NotFound: there is no such object (at the first chunk).
         """
         with _our_errors(key):
-            response = self._client.get_object(self.name, key)
+            response = self._client.get_object(self.name, key, start, length)
             try:
                 yield from response.stream(_CHUNK)
             finally:

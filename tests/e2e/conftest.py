@@ -33,12 +33,13 @@ class Site:
 
 
 @pytest.fixture(scope="session")
-def site(base_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+def site(base_model: Path, llama_cpp: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     # Short leases and frequent checkpoints, so that a killed worker is noticed within the test.
     environment = {
         "NARROWCAST_JOBS__LEASE_S": "5",
         "NARROWCAST_JOBS__REAP_EVERY_S": "1",
         "NARROWCAST_TRAINER__CHECKPOINT_EVERY_S": "1",
+        "NARROWCAST_TRAINER__LLAMA_CPP_DIR": str(llama_cpp),
     }
     folder = tmp_path_factory.mktemp("stack")
     with LocalStack(folder, models=base_model.parent, environment=environment) as stack:

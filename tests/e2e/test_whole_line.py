@@ -11,17 +11,24 @@ import signal
 import time
 import zipfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import httpx
 import openai
 import psutil
 import pytest
+from transformers import AutoTokenizer
 
 from narrowcast import prompts
+from narrowcast.artifacts import sha256_of
+
+from .llama import Llama, chat_template, go_rendered
 
 STATE: dict[str, Any] = {}
 _POLL_S = 0.3
+TOKENS = 32
+"""Of an answer, compared one by one."""
 
 
 def follow(
@@ -170,8 +177,6 @@ def test_the_adapter_is_served_without_a_restart(site: Any) -> None:
 
 
 def test_vllm_receives_the_tokens_that_were_trained_on(site: Any, base_model: Any) -> None:
-    from transformers import AutoTokenizer
-
     row = site.http.get(f"/v1/datasets/{STATE['dataset']}/content?format=json&split=train").json()[0]
     messages = prompts.prompt_messages(row["instruction"], row["input"])
     answer = site.http.post(
@@ -264,6 +269,65 @@ def test_evaluation_against_base_and_nearest_report(site: Any) -> None:
     assert len(answers) == done["rows"] == 3
     unknown = site.http.post("/v1/evaluations", json=body | {"models": ["no-such-model"]})
     assert unknown.status_code == 404
+
+
+def export(site: Any, folder: Path, **wanted: Any) -> dict[str, Path]:
+    """Export the adapter and download it, as a user does; return the files by name."""
+    created = site.http.post("/v1/exports", json={"adapter": STATE["adapter"], **wanted})
+    assert created.status_code == 202, created.text
+    path = f"/v1/exports/{created.json()['id']}"
+    done = follow(site.http, path, 240)
+    assert done["status"] == "succeeded", done
+    files = {}
+    for file in done["files"]:
+        files[file["name"]] = folder / f"{done['id']}-{file['name']}"
+        half = file["size"] // 2  # as if the download broke off there
+        parts = (f"bytes=0-{half - 1}", f"bytes={half}-")
+        with files[file["name"]].open("wb") as target:
+            for part in parts:
+                target.write(site.http.get(f"{path}/files/{file['name']}", headers={"Range": part}).content)
+        assert sha256_of(files[file["name"]]) == file["sha256"]
+    return files
+
+
+def test_exports_run_by_llama_cpp_answer_as_vllm_does(
+    site: Any, base_model: Path, llama_cpp: Path, tmp_path: Path, record_property: Any
+) -> None:
+    """vLLM adds the adapter to bfloat16 weights as it goes, llama.cpp has the sum in other roundings."""
+    tokenizer = AutoTokenizer.from_pretrained(base_model)
+    row = site.http.get(f"/v1/datasets/{STATE['dataset']}/content?format=json&split=test").json()[0]
+    messages = prompts.prompt_messages(row["instruction"], row["input"])
+    body = {"model": STATE["adapter"], "messages": messages, "max_tokens": TOKENS, "temperature": 0}
+    served = site.http.post("/v1/chat/completions", json=body | {"return_token_ids": True}).json()
+    # Without a character of which the last token is a part.
+    answer = served["choices"][0]["message"]["content"].rstrip("\ufffd")
+
+    whole = export(site, tmp_path, format="gguf", quantization="f16")
+    model = whole["model-f16.gguf"]
+    prompt = go_rendered(whole["Modelfile"].read_text(), messages)
+    llama = Llama(llama_cpp, tmp_path)
+    assert llama.token_ids(model, prompt) == served["prompt_token_ids"], "what Ollama sends is what vLLM saw"
+    assert chat_template(model) == tokenizer.chat_template
+
+    def agreeing(text: str) -> int:
+        """How many tokens of vLLM's answer a text begins with."""
+        return len(tokenizer(os.path.commonprefix([answer, text]))["input_ids"])  # noqa: RUF071 - no paths
+
+    texts = {"f16": llama.answer(model, prompt, TOKENS)}
+    for quantization in ("q8_0", "q4_k_m"):
+        files = export(site, tmp_path, format="gguf", quantization=quantization)
+        texts[quantization] = llama.answer(files[f"model-{quantization}.gguf"], prompt, TOKENS)
+    alone = export(site, tmp_path, format="lora-gguf")["adapter-f16.gguf"]
+    base = llama.convert(base_model)
+    texts["base and lora"] = llama.answer(base, prompt, TOKENS, lora=alone)
+    counts = {name: agreeing(text) for name, text in texts.items()}
+    counts["base"] = agreeing(llama.answer(base, prompt, TOKENS))
+    everything = agreeing(answer)
+    print(f"tokens that agree with vLLM, of {everything}: {counts}")
+    record_property("tokens_that_agree_with_vllm", counts)
+    assert counts["f16"] == counts["base and lora"] == everything
+    assert counts["q8_0"] > counts["base"]
+    assert re.search("[а-яё]{4}", texts["q4_k_m"])
 
 
 def test_a_running_job_is_cancelled(site: Any) -> None:

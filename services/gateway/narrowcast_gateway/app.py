@@ -14,6 +14,7 @@ from narrowcast_gateway.corpora.routes import router as corpora
 from narrowcast_gateway.datasets.routes import router as datasets
 from narrowcast_gateway.estimates.routes import router as estimates
 from narrowcast_gateway.evaluation.routes import router as evaluations
+from narrowcast_gateway.exports.routes import router as exports
 from narrowcast_gateway.files.routes import router as files
 from narrowcast_gateway.generation.routes import router as generation
 from narrowcast_gateway.health.routes import router as health
@@ -55,7 +56,18 @@ def create_app(settings: GatewaySettings) -> FastAPI:
         generate_unique_id_function=lambda route: route.name,
     )
     v1 = APIRouter(prefix="/v1")
-    for router in (corpora, datasets, files, training, estimates, previews, models, generation, evaluations):
+    for router in (
+        corpora,
+        datasets,
+        files,
+        training,
+        estimates,
+        previews,
+        models,
+        generation,
+        evaluations,
+        exports,
+    ):
         v1.include_router(router)
     app.include_router(v1)
     app.include_router(health)

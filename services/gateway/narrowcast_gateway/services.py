@@ -14,6 +14,7 @@ from narrowcast_gateway.corpora.service import Corpora
 from narrowcast_gateway.datasets.service import Datasets
 from narrowcast_gateway.estimates.service import Estimates
 from narrowcast_gateway.evaluation.service import Evaluations
+from narrowcast_gateway.exports.service import Exports
 from narrowcast_gateway.files.service import Files
 from narrowcast_gateway.generation.service import Generation
 from narrowcast_gateway.keys.service import ApiKeys
@@ -41,6 +42,7 @@ class Services:
     previews: Previews
     generation: Generation
     evaluations: Evaluations
+    exports: Exports
 
     async def check_stores(self) -> dict[str, bool]:
         """Ask Redis and the object store whether they answer."""
@@ -88,4 +90,5 @@ def create_services(settings: GatewaySettings, connections: Connections, http: h
         previews=Previews(training, datasets, settings.servers, http),
         generation=Generation(adapters, settings.servers, http),
         evaluations=Evaluations(connections, adapters, datasets),
+        exports=Exports(connections.jobs, connections.storage.models, adapters),
     )

@@ -1,4 +1,4 @@
-"""One training process as its parent holds it: started, listened to, never left behind."""
+"""One job's process as its parent holds it: started, listened to, never left behind."""
 
 import contextlib
 import json
@@ -16,7 +16,7 @@ from typing import Self
 from pydantic import ValidationError
 
 from narrowcast import logs
-from narrowcast_trainer.protocol import EVENT, Event, TrainingOrder
+from narrowcast_trainer.protocol import EVENT, Event, Order
 
 _log = logs.get(__name__)
 _READ_BYTES = 64 * 1024
@@ -27,7 +27,7 @@ _OURS = "narrowcast"
 class TrainingChild:
     """A context manager: on leaving it, the process and everything it started is dead."""
 
-    def __init__(self, order: TrainingOrder, threads: int) -> None:
+    def __init__(self, order: Order, threads: int) -> None:
         self.last_exception: str | None = None
         """Type of the last exception that its standard error showed, without its text."""
         self._buffers = {"events": b"", "output": b""}
@@ -37,7 +37,7 @@ class TrainingChild:
         try:
             self._process = subprocess.Popen(
                 [
-                    *(sys.executable, "-m", "narrowcast_trainer.run"),
+                    *(sys.executable, "-m", order.program),
                     *("--events", str(writer), "--parent", str(os.getpid())),
                 ],
                 stdin=subprocess.PIPE,

@@ -1,10 +1,11 @@
-"""Runs one training process to its end, whichever end that is, and says why it ended."""
+"""Runs one job's process to its end, whichever end that is, and says why it ended."""
 
 import os
 import signal
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import nullcontext, suppress
 from typing import Any
 
 import redis
@@ -20,11 +21,13 @@ from narrowcast_trainer.child import TrainingChild
 from narrowcast_trainer.memory import out_of_memory_kills
 from narrowcast_trainer.protocol import (
     OUT_OF_MEMORY,
+    Advanced,
     Completed,
     Event,
     Failed,
     Measured,
     Note,
+    Order,
     Prepared,
     Stopped,
     TrainingOrder,
@@ -36,10 +39,8 @@ _DRAIN_S = 5.0
 """How long a dead process's pipes are read: something it started may hold them open."""
 
 
-class TrainingCrashed(Unavailable):
-    """The training process died without a reason of its own; the next attempt resumes."""
-
-    code = "training_crashed"
+class ProcessCrashed(Unavailable):
+    """A job's process died without a reason of its own; the next attempt resumes."""
 
 
 class OutOfMemory(JobFailed):
@@ -64,7 +65,7 @@ class Supervision:
     def __init__(
         self,
         running: RunningJob,
-        order: TrainingOrder,
+        order: Order,
         should_stop: Callable[[], bool],
         beat: Callable[[], None],
     ) -> None:
@@ -72,6 +73,7 @@ class Supervision:
         self._order = order
         self._should_stop = should_stop
         self._beat = beat
+        self._uncancellable = isinstance(order, TrainingOrder) and order.task == "publish_checkpoint"
         self._unsent: deque[dict[str, Any]] = deque()
         self._outcome: Completed | Stopped | Failed | None = None
         self._rows_at_once = 0
@@ -90,8 +92,9 @@ class Supervision:
         """
         kills_before = out_of_memory_kills()
         threads = _threads(self._order.settings.threads)
-        with metrics.training(), TrainingChild(self._order, threads) as child:
-            _log.info("training_process_started", pid=child.pid)
+        shown = metrics.training() if isinstance(self._order, TrainingOrder) else nullcontext()
+        with shown, TrainingChild(self._order, threads) as child:
+            _log.info(f"{self._order.work}_process_started", pid=child.pid)
             while (status := child.exit_status()) is None:
                 for event in child.events(_POLL_S):
                     self._take(event)
@@ -102,7 +105,7 @@ class Supervision:
                 for event in child.events(_POLL_S):
                     self._take(event)
             self._send()
-            _log.info("training_process_ended", exit_status=status, exception=child.last_exception)
+            _log.info(f"{self._order.work}_process_ended", exit_status=status, exception=child.last_exception)
             return self._conclude(status, child.last_exception, out_of_memory_kills() > kills_before)
 
     def _take(self, event: Event) -> None:
@@ -110,6 +113,9 @@ class Supervision:
         metrics.show(event)
         if isinstance(event, Note):
             self._unsent.append({"message": event.message, "level": event.level, "data": event.data})
+        elif isinstance(event, Advanced):
+            with suppress(Cancelled, Interrupted, LeaseLost):  # seen again, and acted on, by _stop_if_due
+                self._running.progress(step=event.step)
         elif isinstance(event, Prepared):
             self._rows_at_once = event.rows_at_once
         elif isinstance(event, Measured):
@@ -146,7 +152,7 @@ class Supervision:
             if self._stopping is not LeaseLost:
                 self._stopping = LeaseLost
                 child.signal(signal.SIGKILL)
-        elif self._running.cancelled.is_set() and self._order.task != "publish_checkpoint":
+        elif self._running.cancelled.is_set() and not self._uncancellable:
             if self._stopping is not Cancelled:
                 keep = self._running.job.keep_checkpoint
                 self._request(child, signal.SIGTERM if keep else signal.SIGINT, Cancelled)
@@ -179,14 +185,15 @@ class Supervision:
             raise Interrupted
         if status == -signal.SIGKILL and kernel_killed:
             raise OutOfMemory(self._rows_at_once)
-        raise TrainingCrashed(_how_it_ended(status, exception))
+        work = self._order.work
+        raise ProcessCrashed(_how_it_ended(work, status, exception), code=f"{work}_crashed")
 
 
-def _how_it_ended(status: int, exception: str | None) -> str:
+def _how_it_ended(work: str, status: int, exception: str | None) -> str:
     if status < 0:
-        return f"the training process was ended by {signal.Signals(-status).name}"
+        return f"the {work} process was ended by {signal.Signals(-status).name}"
     detail = f" after {exception}" if exception else ""
-    return f"the training process ended with exit status {status}{detail}"
+    return f"the {work} process ended with exit status {status}{detail}"
 
 
 def _threads(configured: int | None) -> int:

@@ -1,10 +1,10 @@
-"""What the worker tells a training process, and what that process reports.
+"""What the worker tells a job's process, and what that process reports.
 
 The order goes in over standard input, because it holds the object store's key; events come
 out as JSON lines over a pipe of their own, because libraries print what they like.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, Field, JsonValue, TypeAdapter, field_serializer
 
@@ -18,27 +18,40 @@ OUT_OF_MEMORY = (
 )
 
 
+class Order(BaseModel):
+    """What any job's process needs to know."""
+
+    work: ClassVar[str]
+    """What the process does, in one word, for messages."""
+    program: ClassVar[str]
+    """The module that does it."""
+
+    job_id: str
+    tenant: str
+    settings: TrainingSettings
+    storage: StorageSettings
+    log_level: str = "INFO"
+
+    @field_serializer("storage", when_used="json")
+    def _reveal_secret(self, storage: StorageSettings) -> dict[str, Any]:
+        return storage.model_dump() | {"secret_key": storage.secret_key.get_secret_value()}
+
+
 TaskName = Literal["check", "train", "publish_checkpoint"]
 """``check``: only refuse what would be refused, without touching a GPU. ``publish_checkpoint``: make the
 newest checkpoint's adapter the job's."""
 
 
-class TrainingOrder(BaseModel):
+class TrainingOrder(Order):
     """Everything one training process needs to know."""
 
-    job_id: str
-    tenant: str
+    work: ClassVar[str] = "training"
+    program: ClassVar[str] = "narrowcast_trainer.run"
+
     spec: TrainingSpec
-    settings: TrainingSettings
-    storage: StorageSettings
     most_rows_at_once: int | None = None
     """In one forward pass, after an attempt with more ran out of memory."""
-    log_level: str = "INFO"
     task: TaskName = "train"
-
-    @field_serializer("storage", when_used="json")
-    def _reveal_secret(self, storage: StorageSettings) -> dict[str, Any]:
-        return storage.model_dump() | {"secret_key": storage.secret_key.get_secret_value()}
 
 
 class Tick(BaseModel):
@@ -56,6 +69,13 @@ class Note(BaseModel):
     data: dict[str, JsonValue] = {}
 
 
+class Advanced(BaseModel):
+    """Another step of a job that has no metrics."""
+
+    type: Literal["advanced"] = "advanced"
+    step: str
+
+
 class Prepared(BaseModel):
     """The training knows how it will go about it."""
 
@@ -71,7 +91,7 @@ class Measured(BaseModel):
 
 
 class Completed(BaseModel):
-    """The adapter is published."""
+    """What the job makes is published."""
 
     type: Literal["completed"] = "completed"
     result: dict[str, JsonValue]
@@ -96,5 +116,5 @@ class Failed(BaseModel):
     """Whether another attempt may help."""
 
 
-Event = Tick | Note | Prepared | Measured | Completed | Stopped | Failed
+Event = Tick | Note | Advanced | Prepared | Measured | Completed | Stopped | Failed
 EVENT: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="type")])

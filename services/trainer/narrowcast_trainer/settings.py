@@ -3,7 +3,7 @@
 import tempfile
 from pathlib import Path
 
-from pydantic import BaseModel, Field, HttpUrl
+from pydantic import BaseModel, Field, HttpUrl, SecretStr
 
 from narrowcast.settings import Settings
 
@@ -38,11 +38,25 @@ class TrainingSettings(BaseModel):
     """A server that does not hear from its trainer for this long wakes up."""
     gpu_lease_patience_s: float = Field(300.0, ge=0)
     """A server that does not answer for this long before a job is down, not starting: the job goes on."""
+    llama_cpp_dir: Path = Path(".local/llama.cpp")
+    """Its converters and ``bin/llama-quantize``, for exports; ``make llama.cpp`` puts them there."""
     heartbeat_file: Path = Path(tempfile.gettempdir()) / "narrowcast-trainer.heartbeat"
     """Touched while the worker idles and whenever its training moves; a liveness probe reads its age."""
 
 
+class HubSettings(BaseModel):
+    """The Hugging Face hub that exports may be pushed to (``HF_ENDPOINT`` names another one)."""
+
+    token: SecretStr | None = None
+    """May write there. None: no export leaves the site."""
+    owners: tuple[str, ...] = ()
+    """Users and organisations whose repositories may be pushed to; none: whichever the token may write."""
+    allow_public: bool = False
+    """Whether a repository that everybody can read may be created."""
+
+
 class TrainerSettings(Settings):
-    """Everything the worker and its training process need."""
+    """Everything the worker and its jobs' processes need."""
 
     trainer: TrainingSettings = TrainingSettings()
+    hub: HubSettings = HubSettings()

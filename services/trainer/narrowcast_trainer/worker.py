@@ -1,4 +1,4 @@
-"""The GPU worker: one job at a time, each in a training process of its own."""
+"""The GPU worker: one job at a time, a training or an export, each in a process of its own."""
 
 import threading
 from functools import cache
@@ -17,6 +17,7 @@ from narrowcast.jobs.reaper import Reaper
 from narrowcast.jobs.records import JobKind
 from narrowcast.jobs.running import RunningJob, run_next_job
 from narrowcast.jobs.worker import create_worker_app, run_worker_app
+from narrowcast_trainer.export.job import export, sweep_exports
 from narrowcast_trainer.job import sweep_checkpoints, train
 from narrowcast_trainer.node import report_node
 from narrowcast_trainer.observing import observe
@@ -41,10 +42,13 @@ def create_worker(settings: TrainerSettings) -> Celery:
     def connections() -> Connections:
         return connect(settings, app)
 
+    @app.task(name=TASKS[JobKind.EXPORT])  # type: ignore[untyped-decorator]
     @app.task(name=TASKS[JobKind.TRAINING])  # type: ignore[untyped-decorator]
-    def run_training(_job_id: str) -> None:
+    def run_next(_job_id: str) -> None:
         # Not the job that the message names: the one that is first in line.
         def handler(running: RunningJob) -> dict[str, object]:
+            if running.job.kind is JobKind.EXPORT:
+                return export(running, connections().storage.models, settings)
             result = train(running, connections().storage.models, settings)
             observe(EstimateFacts(connections().redis), settings.trainer, running.job, result)
             return result
@@ -80,6 +84,8 @@ def _background(connections: Connections, settings: TrainingSettings) -> None:
             report_node(EstimateFacts(connections.redis), settings)
             if swept := sweep_checkpoints(connections.jobs, connections.storage.models):
                 _log.info("checkpoints_swept", jobs=swept)
+            if swept := sweep_exports(connections.jobs, connections.storage.models):
+                _log.info("exports_swept", jobs=swept)
         except (NarrowcastError, redis.RedisError):
             _log.warning("background_failed", exc_info=True)
         threading.Event().wait(_BACKGROUND_S)

@@ -12,7 +12,7 @@ from typing import Any, Final
 import redis
 from redis.exceptions import WatchError
 
-from narrowcast.jobs.queue import JobQueue
+from narrowcast.jobs.queue import QUEUES, JobQueue, in_same_queue
 from narrowcast.jobs.records import Job, JobKind, JobStatus
 from narrowcast.jobs.schedule import in_order
 from narrowcast.jobs.writing import active, record_key, turns_key, write
@@ -33,9 +33,10 @@ class WaitingLine:
         self._settings = settings
 
     def take(self, kind: JobKind, owner: str) -> Job | None:
-        """Claim the first job in line; None if none may start now.
+        """Claim the first job of the line that jobs of ``kind`` wait in; None if none may start now.
 
-        Two workers never take one job, nor do both of them decide by the same tenant's turn.
+        It may be of another kind that waits in the same queue. Two workers never take one job, nor do
+        both of them decide by the same tenant's turn.
         """
         while True:
             with self._redis.pipeline(transaction=True) as pipe:
@@ -45,11 +46,11 @@ class WaitingLine:
                     continue  # another worker took a turn, or the job has changed: look again
 
     def _take(self, pipe: Any, kind: JobKind, owner: str) -> Job | None:
-        turns = turns_key(kind)
+        turns = turns_key(QUEUES[kind])
         pipe.watch(turns)
         last = {tenant: float(at) for tenant, at in pipe.hgetall(turns).items()}
         now = time.time()
-        jobs = [job for job in active(pipe) if job.kind is kind]
+        jobs = [job for job in active(pipe) if in_same_queue(job.kind, kind)]
         running = [job for job in jobs if job.status is JobStatus.RUNNING]
         line = in_order([job for job in jobs if job.waits(now)], running, last)
         if not line:
@@ -68,18 +69,18 @@ class WaitingLine:
         return claimed
 
     def balance(self, kind: JobKind) -> None:
-        """Make the queue hold one message for each job that waits and may start now.
+        """Make the queue of ``kind`` hold one message for each job that waits and may start now.
 
         Messages that are missing were lost, or belong to jobs whose time has come; those that are
         too many belonged to jobs paused or cancelled since.
         """
-        lock, token = f"nc:jobs:balancing:{kind}", secrets.token_hex(8)
+        lock, token = f"nc:jobs:balancing:{QUEUES[kind]}", secrets.token_hex(8)
         # Of several reapers that see the same gap one fills it.
         if not self._redis.set(lock, token, nx=True, ex=_BALANCING_S):
             return
         try:
             now = time.time()
-            waiting = [job for job in active(self._redis) if job.kind is kind and job.waits(now)]
+            waiting = [job for job in active(self._redis) if in_same_queue(job.kind, kind) and job.waits(now)]
             depth = self._queue.depth(kind)
             overdue = [job for job in waiting if message_lost(job, now)]
             for job in overdue[depth:]:

@@ -17,17 +17,25 @@ TASKS: Final[dict[JobKind, str]] = {
     JobKind.PREPROCESSING: "narrowcast.preprocess",
     JobKind.TRAINING: "narrowcast.train",
     JobKind.EVALUATION: "narrowcast.evaluate",
+    JobKind.EXPORT: "narrowcast.export",
 }
 QUEUES: Final[dict[JobKind, str]] = {
     JobKind.PREPROCESSING: CPU_QUEUE,
     JobKind.TRAINING: GPU_QUEUE,
     JobKind.EVALUATION: CPU_QUEUE,
+    # Where the base models are. It needs no GPU, so the inference server beside it goes on serving.
+    JobKind.EXPORT: GPU_QUEUE,
 }
 
 
-IN_LINE: Final = frozenset({JobKind.TRAINING})
+IN_LINE: Final = frozenset({JobKind.TRAINING, JobKind.EXPORT})
 """Kinds whose workers take whichever job is first in line (see :mod:`.line`). A message of another
 kind is for the job that it names. A queue carries either sort, never both."""
+
+
+def in_same_queue(one: JobKind, other: JobKind) -> bool:
+    """Whether jobs of two kinds wait in one line."""
+    return QUEUES[one] == QUEUES[other]
 
 
 class JobQueue(Protocol):

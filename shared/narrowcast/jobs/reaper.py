@@ -14,7 +14,7 @@ from prometheus_client import Counter
 from narrowcast import logs
 from narrowcast.errors import NarrowcastError
 from narrowcast.jobs.line import message_lost
-from narrowcast.jobs.queue import IN_LINE
+from narrowcast.jobs.queue import IN_LINE, QUEUES
 from narrowcast.jobs.records import Job
 from narrowcast.jobs.store import JobStore
 from narrowcast.settings import JobSettings
@@ -56,7 +56,7 @@ class Reaper:
         now = time.time()
         for job in self._store.active():
             self._look_at(job, now)
-        for kind in IN_LINE:
+        for kind in {QUEUES[kind]: kind for kind in IN_LINE}.values():
             self._store.balance_hints(kind)
         self._store.archive_ended()
 

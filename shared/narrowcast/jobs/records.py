@@ -19,6 +19,7 @@ class JobKind(StrEnum):
     PREPROCESSING = "corpus"
     TRAINING = "ftjob"
     EVALUATION = "eval"
+    EXPORT = "export"
 
 
 class JobStatus(StrEnum):

@@ -154,7 +154,7 @@ def run_next_job(
     handler: Handler,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> None:
-    """As :func:`run_job`, for whichever job of a kind is first in line; nothing if none is."""
+    """As :func:`run_job`, for the first job in the line that ``kind`` waits in; nothing if there is none."""
     owner = worker_name()
     job = store.claim_next(kind, owner)
     if job is None:

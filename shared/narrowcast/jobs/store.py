@@ -14,7 +14,7 @@ from kombu.exceptions import KombuError
 from pydantic import JsonValue
 
 from narrowcast import logs
-from narrowcast.errors import NotFound
+from narrowcast.errors import Conflict, NotFound
 from narrowcast.jobs.counters import Requeue
 from narrowcast.jobs.line import WaitingLine
 from narrowcast.jobs.queue import IN_LINE, JobQueue
@@ -96,6 +96,23 @@ class JobStore(JobReader):
         self._hint(job)
         return job
 
+    def forget(self, job_id: str) -> None:
+        """Make an ended job unknown. Its archived record stays in S3, for those who keep the books.
+
+        Raises:
+            Conflict: it has not ended.
+            NotFound: no such job.
+        """
+        job = self.get(job_id)
+        if not job.status.terminal:
+            raise Conflict(f"job {job_id} is {job.status}", code="job_not_ended")
+        with self._redis.pipeline(transaction=True) as pipe:
+            pipe.zrem(index_key(job.kind, job.tenant), job_id)
+            pipe.hdel(TENANTS_KEY, job_id)
+            pipe.srem(TO_ARCHIVE_KEY, job_id)
+            pipe.delete(record_key(job_id), events_key(job_id))
+            pipe.execute()
+
     # -- a worker's side ---------------------------------------------------------------
 
     def claim(self, job_id: str, owner: str) -> Job:
@@ -108,7 +125,7 @@ class JobStore(JobReader):
         return self._change(job_id, lambda job: job.claimed(owner, time.time(), self._settings.lease_s))
 
     def claim_next(self, kind: JobKind, owner: str) -> Job | None:
-        """Take the first job in line; None if none may start now."""
+        """Take the first job of the line that jobs of ``kind`` wait in; None if none may start now."""
         return self._line.take(kind, owner)
 
     def renew(self, job_id: str, owner: str, progress: dict[str, Any] | None = None) -> Job:
@@ -213,7 +230,7 @@ class JobStore(JobReader):
         return job
 
     def balance_hints(self, kind: JobKind) -> None:
-        """Make the queue of a kind in line hold one message for each job that may start now."""
+        """Make the queue that a kind waits in hold one message for each job that may start now."""
         self._line.balance(kind)
 
     def hint_again(self, job: Job) -> None:

@@ -4,7 +4,7 @@ from typing import Any, Final
 
 from narrowcast.jobs import counters
 from narrowcast.jobs.counters import Requeue
-from narrowcast.jobs.records import Job, JobEvent, JobKind, JobStatus
+from narrowcast.jobs.records import Job, JobEvent, JobStatus
 
 ACTIVE_KEY: Final = "nc:jobs:active"
 """A set of the ids of all jobs that have not ended."""
@@ -28,9 +28,9 @@ def events_key(job_id: str) -> str:
     return f"nc:job:{job_id}:events"
 
 
-def turns_key(kind: JobKind) -> str:
-    """Return the key of a hash: when a job of each tenant was last taken in turn."""
-    return f"nc:jobs:turns:{kind}"
+def turns_key(queue: str) -> str:
+    """Return the key of a hash: when a job of each tenant was last taken in turn from a queue."""
+    return f"nc:jobs:turns:{queue}"
 
 
 def active(redis: Any) -> list[Job]:

@@ -56,6 +56,18 @@ def test_a_job_of_another_kind_is_never_taken(connections: Connections, tenant: 
     assert connections.jobs.claim_next(TRAINING, "worker") is None
 
 
+def test_exports_and_trainings_wait_in_one_line(connections: Connections, settings: Settings) -> None:
+    first = submit(connections, "a")
+    export = Job(id=ids.new_id(JobKind.EXPORT), kind=JobKind.EXPORT, tenant="b", spec={})
+    connections.jobs.submit(export)
+    submit(connections, "b")
+    Reaper(connections.jobs, settings.jobs).sweep()
+    assert messages(connections) == 3, "one for each, and none is taken back as the other kind's"
+    taken = [connections.jobs.claim_next(kind, "worker") for kind in (TRAINING, JobKind.EXPORT, TRAINING)]
+    assert [job and job.kind for job in taken] == [TRAINING, JobKind.EXPORT, TRAINING]
+    assert [job and job.id for job in taken[:2]] == [first.id, export.id]
+
+
 def test_many_trainers_take_every_job_once_and_in_turn(connections: Connections) -> None:
     """Whatever the race, each four trainings that begin are of four tenants."""
     tenants, each, workers = ("a", "b", "c", "d"), 6, 8

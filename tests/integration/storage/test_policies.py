@@ -47,6 +47,7 @@ def everything(storage_settings: StorageSettings) -> Iterator[Storage]:
             "evaluations/p/x",
             "adapters/p/x",
             "checkpoints/p/x",
+            "exports/p/x",
             "p/c/x",
         ):
             bucket.put(place, b"x")
@@ -119,6 +120,7 @@ EXPECTED = {
     "gateway": {
         "documents": "wdl", "data/": "rl", "data/datasets/": "rwdl", "data/jobs/": "rl",
         "data/evaluations/": "rl", "models/adapters/": "rl", "models/checkpoints/": "rl",
+        "models/exports/": "rdl",
     },
     "worker": {
         "documents": "rdl", "data/datasets/": "rwdl", "data/jobs/": "rwdl", "data/evaluations/": "rwdl",
@@ -126,11 +128,11 @@ EXPECTED = {
     },
     "trainer": {
         "documents": "", "data/datasets/": "rl", "data/jobs/": "rwl", "data/evaluations/": "rl",
-        "models/adapters/": "rwdl", "models/checkpoints/": "rwdl",
+        "models/adapters/": "rwdl", "models/checkpoints/": "rwdl", "models/exports/": "rwdl",
     },
     "inference": {
         "documents": "", "data/": "", "data/datasets/": "", "data/jobs/": "", "data/adapters/": "",
-        "models": "", "models/adapters/": "rl", "models/checkpoints/": "",
+        "models": "", "models/adapters/": "rl", "models/checkpoints/": "", "models/exports/": "",
     },
 }  # fmt: skip
 

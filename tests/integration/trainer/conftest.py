@@ -72,6 +72,7 @@ def trainer_settings(settings: Settings, models_dir: Path, tmp_path: Path) -> Tr
             heartbeat_file=tmp_path / "heartbeat",
             checkpoint_every_s=2.0,
             stop_grace_s=30.0,
+            llama_cpp_dir=Path(os.environ.get("NARROWCAST_TEST_LLAMA_CPP", ".local/llama.cpp")).resolve(),
             threads=1,
         ),
     )

@@ -114,8 +114,24 @@ def test_everything_that_serves_is_waited_for(compose: Any, services: dict[str, 
     assert all("\nHEALTHCHECK " in text for text in dockerfiles.values())
 
 
+def test_the_trainer_reaches_a_hub_where_the_site_says_so_and_nothing_more(services: dict[str, Any]) -> None:
+    hub = _load("docker-compose.hub.yml")
+    assert set(hub["services"]) == {"trainer"}
+    assert hub["services"]["trainer"]["networks"] == ["download"]
+    assert "download" not in services["trainer"]["networks"]
+    (secret,) = hub["services"]["trainer"]["secrets"]
+    assert set(hub["secrets"]) == {secret["source"]}
+    assert _exists(TrainerSettings, secret["target"])
+    assert secret["source"] in (REPOSITORY / "deploy" / "secrets.sh").read_text()
+
+
 def test_every_variable_is_a_setting() -> None:
-    for file in ("docker-compose.yml", "docker-compose.cpu.yml", "tests/containers/fast.yml"):
+    for file in (
+        "docker-compose.yml",
+        "docker-compose.cpu.yml",
+        "docker-compose.hub.yml",
+        "tests/containers/fast.yml",
+    ):
         for name, service in _load(file)["services"].items():
             for variable in service.get("environment") or {}:
                 if variable.startswith("NARROWCAST_") and name in SETTINGS:
@@ -165,6 +181,7 @@ def test_the_example_lists_every_variable_and_no_other() -> None:
     files = [
         "docker-compose.yml",
         "docker-compose.cpu.yml",
+        "docker-compose.hub.yml",
         *(f"deploy/gpu/{m}/inference.env" for m in MODES),
     ]
     used = {name for file in files for name, _ in _VARIABLE.findall((REPOSITORY / file).read_text())}

@@ -18,6 +18,7 @@ OVERLAYS = sorted(folder.name for folder in (K8S / "overlays").iterdir() if fold
 VARIANTS = {
     "self-contained with tensor parallelism": ("self-contained", "tensor-parallel"),
     "self-contained with KEDA": ("self-contained", "keda"),
+    "self-contained with a hub": ("self-contained", "hub"),
     "self-contained with monitoring": ("self-contained", "monitoring"),
 }
 Object = dict[str, Any]

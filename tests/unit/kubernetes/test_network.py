@@ -63,6 +63,8 @@ def test_the_outside_is_reached_where_it_must_be(manifests: Manifests) -> None:
     if manifests.name == "production":
         stores = [("192.0.2.10/32", REDIS), ("192.0.2.20/32", 443)]
         assert outside == {**dict.fromkeys(CLIENTS, stores), "inference": stores[1:]}
+    elif manifests.name == "self-contained with a hub":
+        assert outside == {"trainer": [internet]}
     else:
         assert outside == {}
 

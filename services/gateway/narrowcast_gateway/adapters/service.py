@@ -43,18 +43,18 @@ class Adapters:
         """Return the names of the base models."""
         return sorted(self._bases)
 
-    def get(self, tenant: str, adapter_id: str) -> AdapterManifest:
-        """Return an adapter of ``tenant``.
+    def get(self, tenant: str, adapter_id: str, *, param: str = "model") -> AdapterManifest:
+        """Return an adapter of ``tenant``, which the request names in ``param``.
 
         Raises:
             NotFound: the tenant has no such adapter.
         """
         if not ids.ADAPTER_ID.match(adapter_id):
-            raise _no_model(adapter_id)
+            raise _no_model(adapter_id, param)
         try:
             return self._read(tenant, adapter_id)
         except NotFound:
-            raise _no_model(adapter_id) from None
+            raise _no_model(adapter_id, param) from None
 
     def of_tenant(self, tenant: str) -> list[AdapterManifest]:
         """Return the tenant's adapters, newest first."""
@@ -88,7 +88,7 @@ class Adapters:
         try:
             return read_file(self._bucket, adapter_prefix(tenant, adapter_id), manifest, name)
         except NotFound:
-            raise _no_model(adapter_id) from None  # deleted since its manifest was read
+            raise _no_model(adapter_id, "model") from None  # deleted since its manifest was read
 
     def resolve(self, tenant: str, model: str) -> ModelTarget:
         """Return where a request of ``tenant`` for ``model`` goes.
@@ -111,7 +111,7 @@ class Adapters:
         return ModelTarget(name=model, served_as=serving_name(tenant, model), url=str(url), adapter=manifest)
 
 
-def _no_model(model: str) -> NotFound:
+def _no_model(model: str, param: str) -> NotFound:
     # A name that could be an id is repeated; anything else may be any text.
     shown = f"model {model}" if ids.ADAPTER_ID.match(model) else "the model"
-    return NotFound(f"{shown} does not exist", code="model_not_found", param="model")
+    return NotFound(f"{shown} does not exist", code="model_not_found", param=param)

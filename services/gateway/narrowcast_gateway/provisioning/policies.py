@@ -37,6 +37,8 @@ USERS: dict[str, tuple[Grant, ...]] = {
         Grant("data", ("read", "list")),
         Grant("data", ("write", "delete"), "datasets/"),
         Grant("models", ("read", "list")),
+        # Hands out exports and deletes them; it cannot put anything in their place.
+        Grant("models", ("delete",), "exports/"),
     ),
     "worker": (
         Grant("documents", ("read", "delete", "list")),

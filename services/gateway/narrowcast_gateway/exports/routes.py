@@ -1,0 +1,75 @@
+"""``/v1/exports``."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Header, Response
+from fastapi.responses import StreamingResponse
+
+from narrowcast_gateway.deps import AfterQuery, LimitQuery, ServicesDep, TenantDep
+from narrowcast_gateway.exports.ranges import RangeNotSatisfiable, requested_range
+from narrowcast_gateway.exports.schemas import CreateExport, Export
+from narrowcast_gateway.schemas import Deleted, Page
+
+router = APIRouter(prefix="/exports", tags=["exports"])
+_BINARY = "application/octet-stream"
+
+
+@router.post("", status_code=202)
+def create_export(request: CreateExport, services: ServicesDep, tenant: TenantDep) -> Export:
+    """Queue an export of an adapter: merged with its base, as GGUF for llama.cpp and Ollama, or alone."""
+    return Export.of(services.exports.create(tenant, request))
+
+
+@router.get("")
+def list_exports(
+    services: ServicesDep, tenant: TenantDep, after: AfterQuery = None, limit: LimitQuery = 20
+) -> Page[Export]:
+    """List the tenant's exports, newest first."""
+    jobs, more = services.exports.page(tenant, after, limit)
+    return Page(data=[Export.of(job) for job in jobs], has_more=more)
+
+
+@router.get("/{export_id}")
+def get_export(export_id: str, services: ServicesDep, tenant: TenantDep) -> Export:
+    """Return one export, with its files once it has succeeded."""
+    return Export.of(services.exports.get(tenant, export_id))
+
+
+@router.post("/{export_id}/cancel")
+def cancel_export(export_id: str, services: ServicesDep, tenant: TenantDep) -> Export:
+    """Stop an export; nothing of it is kept."""
+    return Export.of(services.exports.cancel(tenant, export_id))
+
+
+@router.delete("/{export_id}")
+def delete_export(export_id: str, services: ServicesDep, tenant: TenantDep) -> Deleted:
+    """Delete an ended export and its files."""
+    services.exports.delete(tenant, export_id)
+    return Deleted(id=export_id, object="export")
+
+
+@router.get("/{export_id}/files/{name}", response_class=StreamingResponse)
+def get_export_file(
+    export_id: str,
+    name: str,
+    services: ServicesDep,
+    tenant: TenantDep,
+    range_: Annotated[
+        str | None,
+        Header(alias="Range", description="`bytes=…`, one range: continues a download that broke off."),
+    ] = None,
+    if_range: Annotated[
+        str | None, Header(description="An ETag; if it is not the file's, all of it is sent.")
+    ] = None,
+) -> Response:
+    """Download a file; its ETag is its SHA-256."""
+    file = services.exports.file(tenant, export_id, name)
+    etag = f'"{file.entry.sha256}"'
+    wanted = range_ if if_range in (None, etag) else None
+    try:
+        part = requested_range(wanted, file.entry.size)
+    except RangeNotSatisfiable:
+        return Response(status_code=416, headers={"Content-Range": f"bytes */{file.entry.size}"})
+    headers = part.headers() | {"ETag": etag, "Content-Disposition": f'attachment; filename="{name}"'}
+    content = file.read(part.start, part.length) if part.length else iter(())
+    return StreamingResponse(content, 206 if part.partial else 200, headers, _BINARY)

@@ -1,0 +1,100 @@
+"""An export as the worker sees it: run it in a process of its own, tidy up. It takes no GPU."""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from narrowcast import logs
+from narrowcast.artifacts import MANIFEST
+from narrowcast.errors import JobFailed, NarrowcastError, NotFound, Unavailable
+from narrowcast.exports import ExportSpec, export_prefix
+from narrowcast.jobs.heartbeat import Heartbeat
+from narrowcast.jobs.records import JobStatus, LeaseLost
+from narrowcast.jobs.running import Cancelled, RunningJob
+from narrowcast.jobs.store import JobStore
+from narrowcast.storage import Bucket
+from narrowcast_trainer.export.order import OUT_OF_MEMORY, ExportOrder
+from narrowcast_trainer.process import OutOfMemory, Supervision
+from narrowcast_trainer.settings import TrainerSettings
+
+_log = logs.get(__name__)
+_EXPORTS = "exports/"
+
+
+def export(running: RunningJob, models: Bucket, settings: TrainerSettings) -> dict[str, Any]:
+    """Run one export; see :meth:`Supervision.run` for how it may end.
+
+    It leaves the published export if it succeeded, else nothing. An attempt begins anew what an
+    earlier one left half done.
+    """
+    job = running.job
+    order = ExportOrder(
+        job_id=job.id,
+        tenant=job.tenant,
+        spec=ExportSpec.model_validate(job.spec),
+        settings=settings.trainer,
+        storage=settings.storage,
+        hub=settings.hub,
+        log_level=settings.log_level,
+    )
+    heartbeat = Heartbeat(settings.trainer.heartbeat_file)
+    last_attempt = job.attempts_used_up(settings.jobs.max_attempts)
+    with _tidied(order, models, last_attempt=last_attempt), heartbeat.busy():
+        if running.cancelled.is_set():
+            raise Cancelled
+        try:
+            return Supervision(running, order, running.should_stop, heartbeat.beat).run()
+        except OutOfMemory:
+            raise JobFailed(OUT_OF_MEMORY, code=OutOfMemory.code) from None  # not the training's advice
+
+
+@contextmanager
+def _tidied(order: ExportOrder, models: Bucket, *, last_attempt: bool) -> Iterator[None]:
+    try:
+        yield
+    except LeaseLost:
+        raise  # what is there belongs to another
+    except Cancelled:
+        _discard(models, order)
+        raise
+    except NarrowcastError as error:
+        if last_attempt or not isinstance(error, Unavailable):
+            _discard(models, order)
+        raise
+    finally:
+        shutil.rmtree(order.settings.work_dir / order.job_id, ignore_errors=True)
+
+
+def _discard(models: Bucket, order: ExportOrder) -> None:
+    prefix = export_prefix(order.tenant, order.job_id)
+    try:
+        # The manifest first: an artifact is gone before its files begin to go.
+        models.delete(prefix + MANIFEST)
+        models.delete_prefix(prefix)
+    except Unavailable:
+        _log.warning("not_discarded", prefix=prefix, exc_info=True)  # later: sweep_exports
+
+
+def sweep_exports(store: JobStore, models: Bucket) -> int:
+    """Delete what exports that came to nothing have left; return how many.
+
+    A job cancelled between two attempts, or failed by a reaper, has no worker to do it.
+
+    Raises:
+        Unavailable: the object store does not answer.
+    """
+    swept = 0
+    for tenant in models.folders(_EXPORTS):
+        for export_id in models.folders(f"{_EXPORTS}{tenant}/"):
+            prefix = export_prefix(tenant, export_id)
+            try:
+                status = store.get(export_id).status
+                useless = status.terminal and status is not JobStatus.SUCCEEDED
+            except NotFound:
+                # Redis may have been lost: what is complete is never deleted for that.
+                useless = not models.exists(prefix + MANIFEST)
+            if useless:
+                models.delete_prefix(prefix)
+                swept += 1
+    return swept

@@ -1,0 +1,25 @@
+"""What an export's process is told."""
+
+from typing import Any, ClassVar, Final
+
+from pydantic import field_serializer
+
+from narrowcast.exports import ExportSpec
+from narrowcast_trainer.protocol import Order
+from narrowcast_trainer.settings import HubSettings
+
+OUT_OF_MEMORY: Final = "the export ran out of memory; it needs that of the base's largest file, and some more"
+
+
+class ExportOrder(Order):
+    """Everything one export's process needs to know; goes in over standard input."""
+
+    work: ClassVar[str] = "export"
+    program: ClassVar[str] = "narrowcast_trainer.export"
+
+    spec: ExportSpec
+    hub: HubSettings
+
+    @field_serializer("hub", when_used="json")
+    def _reveal_token(self, hub: HubSettings) -> dict[str, Any]:
+        return hub.model_dump() | {"token": hub.token and hub.token.get_secret_value()}

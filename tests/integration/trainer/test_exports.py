@@ -1,0 +1,361 @@
+"""Exports of adapters of the toy base: what they hold, and every way they may be cut short."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from pydantic import SecretStr
+
+from narrowcast.adapters import AdapterManifest, BaseModelRef, PromptRef, adapter_prefix, base_fingerprint
+from narrowcast.artifacts import fetch, publish, read_manifest
+from narrowcast.errors import JobFailed, Unavailable
+from narrowcast.exports import ExportManifest, ExportSpec, export_prefix
+from narrowcast.ids import new_id
+from narrowcast.jobs.records import Job, JobKind, JobStatus
+from narrowcast.prompts import TEMPLATE_HASH, TEMPLATE_ID, instruction_for
+from narrowcast_trainer.export import space
+from narrowcast_trainer.export.job import sweep_exports
+from narrowcast_trainer.export.merge import merge
+from narrowcast_trainer.export.order import ExportOrder
+from narrowcast_trainer.export.steps import run_export
+from narrowcast_trainer.reporter import Reporter
+from narrowcast_trainer.settings import HubSettings, TrainerSettings
+
+from .conftest import TOY, Desk, Worker
+from .hub_server import running_hub
+
+Start = Callable[..., Worker]
+INSTRUCTION = instruction_for("МРТ коленного сустава")
+
+
+@pytest.fixture(scope="session")
+def adapter_folder(models_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An adapter of the toy base, as PEFT writes it, that changes every linear layer."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(1)
+    config = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM")
+    model = get_peft_model(AutoModelForCausalLM.from_pretrained(models_dir / TOY), config)
+    for name, weight in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, std=0.1)
+    folder = tmp_path_factory.mktemp("adapter")
+    model.save_pretrained(str(folder))
+    return folder
+
+
+@dataclass
+class Exporting:
+    """What a test of exports does at the gateway's place."""
+
+    desk: Desk
+    adapter: str
+    settings: TrainerSettings
+
+    def spec(self, **changes: Any) -> ExportSpec:
+        return ExportSpec.model_validate({"adapter": self.adapter, "base_model": TOY} | changes)
+
+    def submit(self, **changes: Any) -> Job:
+        job = Job(
+            id=new_id(JobKind.EXPORT),
+            kind=JobKind.EXPORT,
+            tenant=self.desk.tenant,
+            spec=self.spec(**changes).model_dump(mode="json"),
+        )
+        self.desk.connections.jobs.submit(job)
+        return job
+
+    def run_here(
+        self, hub: HubSettings | None = None, export_id: str | None = None, **changes: Any
+    ) -> dict[str, Any]:
+        """Run an export in this process, as its own would."""
+        order = ExportOrder(
+            job_id=export_id or new_id(JobKind.EXPORT),
+            tenant=self.desk.tenant,
+            settings=self.settings.trainer,
+            storage=self.settings.storage,
+            spec=self.spec(**changes),
+            hub=hub or HubSettings(),
+        )
+        reader, writer = os.pipe()
+        try:
+            return run_export(order, Reporter(writer))
+        finally:
+            os.close(writer)
+            os.close(reader)
+
+    def files(self, job: Job, folder: Path) -> ExportManifest:
+        """Download what a job published, checksums checked."""
+        models = self.desk.connections.storage.models
+        prefix = export_prefix(self.desk.tenant, job.id)
+        manifest = read_manifest(models, prefix, ExportManifest)
+        fetch(models, prefix, manifest, folder)
+        return manifest
+
+    def keys(self, job: Job) -> list[str]:
+        return list(self.desk.connections.storage.models.keys(export_prefix(self.desk.tenant, job.id)))
+
+
+@pytest.fixture
+def exporting(
+    desk: Desk, models_dir: Path, adapter_folder: Path, trainer_settings: TrainerSettings
+) -> Exporting:
+    """A published adapter."""
+    adapter_id = new_id("toy")
+    manifest = AdapterManifest(
+        id=adapter_id,
+        tenant=desk.tenant,
+        base=BaseModelRef(name=TOY, fingerprint=base_fingerprint(models_dir / TOY)),
+        prompt=PromptRef(template=TEMPLATE_ID, hash=TEMPLATE_HASH, default_instruction=INSTRUCTION),
+        rank=4,
+        engine="peft",
+        dataset="ds-0",
+        job="ftjob-0",
+    )
+    names = ("adapter_config.json", "adapter_model.safetensors")
+    files: dict[str, Path | bytes] = {name: adapter_folder / name for name in names}
+    publish(desk.connections.storage.models, adapter_prefix(desk.tenant, adapter_id), files, manifest)
+    return Exporting(desk, adapter_id, trainer_settings)
+
+
+def merged_by_peft(base: Path, adapter: Path) -> dict[str, Any]:
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    merged: Any = PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
+    return dict(merged.state_dict())
+
+
+def test_whole_models_through_a_worker(
+    exporting: Exporting,
+    llama_cpp: Path,
+    start_worker: Start,
+    models_dir: Path,
+    adapter_folder: Path,
+    tmp_path: Path,
+) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    merged = exporting.submit(format="merged")
+    gguf = exporting.submit(format="gguf", quantization="q8_0")
+    start_worker()
+    ended = [exporting.desk.ended(job.id) for job in (merged, gguf)]
+    assert [job.status for job in ended] == [JobStatus.SUCCEEDED] * 2, [job.error for job in ended]
+    assert not any(exporting.settings.trainer.work_dir.iterdir())
+
+    manifest = exporting.files(merged, tmp_path / "merged")
+    assert set(ended[0].result["files"]) == set(manifest.files)
+    assert manifest.base.name == TOY
+    wanted = merged_by_peft(models_dir / TOY, adapter_folder)
+    loaded: Any = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
+    assert loaded.dtype is torch.bfloat16
+    for name, tensor in loaded.state_dict().items():
+        assert torch.equal(tensor, wanted[name].to(torch.bfloat16)), name
+    assert loaded.lm_head.weight is loaded.model.embed_tokens.weight, "tied, as the base's are"
+
+    assert set(exporting.files(gguf, tmp_path / "gguf").files) == {"model-q8_0.gguf", "Modelfile"}
+    assert INSTRUCTION in (tmp_path / "gguf" / "Modelfile").read_text()
+    assert [event for event in exporting.desk.events(gguf.id) if event.startswith("quantising")]
+
+
+def test_merging_agrees_with_peft_in_float16(models_dir: Path, adapter_folder: Path, tmp_path: Path) -> None:
+    import torch
+    from safetensors.torch import load_file
+
+    steps: list[str] = []
+    merge(models_dir / TOY, adapter_folder, tmp_path / "merged", "f16", steps.append)
+    wanted = merged_by_peft(models_dir / TOY, adapter_folder)
+    found = load_file(tmp_path / "merged" / "model.safetensors")
+    changed = [name for name, tensor in found.items() if tensor.dtype is torch.float16]
+    assert len(changed) == 14, "seven linear layers in each of two"
+    for name, tensor in found.items():
+        assert torch.equal(tensor, wanted[name].to(tensor.dtype)), name
+    assert steps == ["merging file 1 of 1"]
+
+
+def test_a_base_in_several_files_is_merged_file_by_file(
+    models_dir: Path, adapter_folder: Path, tmp_path: Path
+) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    base = tmp_path / "cut"
+    model: Any = AutoModelForCausalLM.from_pretrained(models_dir / TOY)
+    model.save_pretrained(base, max_shard_size="200KB")
+    parts = sorted(path.name for path in base.glob("*.safetensors"))
+    assert len(parts) > 1
+    merge(base, adapter_folder, tmp_path / "merged", "base", lambda _step: None)
+    assert sorted(path.name for path in (tmp_path / "merged").glob("*.safetensors")) == parts
+    wanted = merged_by_peft(models_dir / TOY, adapter_folder)
+    again: Any = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
+    for name, tensor in again.state_dict().items():
+        assert torch.equal(tensor, wanted[name].to(torch.bfloat16)), name
+
+
+def wait_for_step(exporting: Exporting, job: Job, step: str) -> None:
+    exporting.desk.wait(job.id, lambda job: str(job.progress.get("step", "")).startswith(step))
+
+
+def export_processes(worker: Worker) -> list[psutil.Process]:
+    family = psutil.Process(worker.process.pid).children(recursive=True)
+    return [process for process in family if "narrowcast_trainer.export" in process.cmdline()]
+
+
+def test_kill_9_of_the_process_starts_it_again(
+    exporting: Exporting, llama_cpp: Path, start_worker: Start
+) -> None:
+    job = exporting.submit(format="lora-gguf")
+    worker = start_worker()
+    wait_for_step(exporting, job, "converting")
+    (process,) = export_processes(worker)
+    started = [process, *process.children(recursive=True)]
+    process.kill()
+    done = exporting.desk.ended(job.id)
+    assert done.status is JobStatus.SUCCEEDED, done.error
+    assert done.attempt == 2
+    assert not psutil.wait_procs(started, timeout=5)[1], "the converter died with it"
+
+
+def test_kill_9_of_the_worker_leaves_it_to_another(
+    exporting: Exporting, llama_cpp: Path, start_worker: Start, reaper: None, tmp_path: Path
+) -> None:
+    job = exporting.submit(format="lora-gguf")
+    worker = start_worker()
+    wait_for_step(exporting, job, "converting")
+    family = psutil.Process(worker.process.pid).children(recursive=True)
+    worker.kill_group()
+    assert not psutil.wait_procs(family, timeout=5)[1], "nothing outlives the worker"
+    assert exporting.keys(job) == []
+    start_worker()
+    done = exporting.desk.ended(job.id)
+    assert (done.status, done.attempt) == (JobStatus.SUCCEEDED, 2), done.error
+    assert set(exporting.files(job, tmp_path / "lora").files) == {"adapter-f16.gguf", "Modelfile"}
+    modelfile = (tmp_path / "lora" / "Modelfile").read_text()
+    assert f"FROM ./{TOY}.gguf\nADAPTER ./adapter-f16.gguf\n" in modelfile
+    assert not any(exporting.settings.trainer.work_dir.iterdir())
+
+
+def test_a_cancelled_export_leaves_nothing(
+    exporting: Exporting, llama_cpp: Path, start_worker: Start
+) -> None:
+    job = exporting.submit(format="gguf", quantization="q4_k_m")
+    start_worker()
+    wait_for_step(exporting, job, "converting")
+    exporting.desk.connections.jobs.request_cancel(job.id)
+    assert exporting.desk.ended(job.id).status is JobStatus.CANCELLED
+    assert exporting.keys(job) == []
+    assert not any(exporting.settings.trainer.work_dir.iterdir())
+
+
+def test_a_push_that_failed_is_repeated_without_the_export(
+    exporting: Exporting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = HubSettings(token=SecretStr("hf_x"), owners=("clinic",))
+    export_id = new_id(JobKind.EXPORT)
+    wanted: dict[str, Any] = {"format": "merged", "push_to_hub": {"repo_id": "clinic/reports"}}
+    monkeypatch.setenv("HF_HUB_DISABLE_XET", "1")
+    exporting.settings.trainer.storage_patience_s = 0
+    with running_hub() as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        hub.commit_status = 500
+        with pytest.raises(Unavailable, match="answered 500"):
+            exporting.run_here(site, export_id, **wanted)
+        prefix = export_prefix(exporting.desk.tenant, export_id)
+        models = exporting.desk.connections.storage.models
+        made = read_manifest(models, prefix, ExportManifest)
+        hub.commit_status = None
+        result = exporting.run_here(site, export_id, **wanted)
+    assert read_manifest(models, prefix, ExportManifest) == made, "not made again"
+    assert result["hub_url"] == f"{hub.url}/clinic/reports"
+    assert set(hub.files) == set(made.files) == set(result["files"])
+    assert len(hub.files["model.safetensors"]) == made.files["model.safetensors"].size
+
+
+# -- refused before the work --------------------------------------------------------------------
+
+
+def refusal(exporting: Exporting, **changes: Any) -> JobFailed:
+    with pytest.raises(JobFailed) as caught:
+        exporting.run_here(**changes)
+    return caught.value
+
+
+def test_an_adapter_that_is_gone(exporting: Exporting, llama_cpp: Path) -> None:
+    assert refusal(exporting, adapter="gone-0").code == "adapter_not_found"
+
+
+def test_a_base_that_is_not_the_adapters(exporting: Exporting, models_dir: Path, tmp_path: Path) -> None:
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    other = tmp_path / "other" / TOY
+    shutil.copytree(models_dir / TOY, other)
+    weights = {name: tensor + 1 for name, tensor in load_file(other / "model.safetensors").items()}
+    save_file(
+        {name: tensor.to(torch.float32) for name, tensor in weights.items()}, other / "model.safetensors"
+    )
+    exporting.settings.trainer.models_dir = tmp_path / "other"
+    assert refusal(exporting, format="merged").code == "base_changed"
+
+
+def test_a_base_that_is_stored_quantised(exporting: Exporting, models_dir: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other" / TOY
+    shutil.copytree(models_dir / TOY, other)
+    config = json.loads((other / "config.json").read_text())
+    quantized = config | {"quantization_config": {"quant_method": "fp8"}}
+    (other / "config.json").write_text(json.dumps(quantized))
+    exporting.settings.trainer.models_dir = tmp_path / "other"
+    error = refusal(exporting, format="gguf")
+    assert (error.code, "16-bit" in error.message) == ("base_not_16bit", True)
+
+
+def test_a_disk_that_is_too_small(exporting: Exporting, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = shutil.disk_usage("/")
+    # The toy has 3.2 million parameters: 6.5 MB in 16 bits, and the tokenizer's 3 MB or so.
+    monkeypatch.setattr(space.shutil, "disk_usage", lambda _path: usage._replace(free=5_000_000))
+    error = refusal(exporting, format="merged")
+    assert error.code == "disk_full"
+    assert "0.0 GB are free" in error.message
+
+
+def test_no_llama_cpp(exporting: Exporting, tmp_path: Path) -> None:
+    exporting.settings.trainer.llama_cpp_dir = tmp_path
+    error = refusal(exporting, format="lora-gguf")
+    assert error.code == "llama_cpp_missing"
+
+
+@pytest.mark.parametrize(
+    ("hub", "code"),
+    [
+        (HubSettings(), "no_hub_token"),
+        (HubSettings(token=SecretStr("hf_x"), owners=("clinic",)), "hub_destination_not_allowed"),
+    ],
+)
+def test_a_hub_that_the_site_does_not_allow(exporting: Exporting, hub: HubSettings, code: str) -> None:
+    assert refusal(exporting, hub=hub, push_to_hub={"repo_id": "other/reports"}).code == code
+
+
+def test_what_exports_that_failed_have_left_is_swept(exporting: Exporting) -> None:
+    connections = exporting.desk.connections
+    models, jobs = connections.storage.models, connections.jobs
+    failed, waiting = exporting.submit(format="merged"), exporting.submit(format="merged")
+    jobs.request_cancel(failed.id)
+    for job in (failed, waiting):
+        models.put(export_prefix(job.tenant, job.id) + "model.safetensors", b"x")
+    done = new_id(JobKind.EXPORT)  # of a Redis that was lost
+    models.put(export_prefix(exporting.desk.tenant, done) + "manifest.json", b"{}")
+    assert sweep_exports(jobs, models) == 1
+    assert exporting.keys(failed) == []
+    assert exporting.keys(waiting) != []
+    assert models.exists(export_prefix(exporting.desk.tenant, done) + "manifest.json")
