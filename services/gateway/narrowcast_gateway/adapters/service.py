@@ -111,7 +111,7 @@ class Adapters:
         return ModelTarget(name=model, served_as=serving_name(tenant, model), url=str(url), adapter=manifest)
 
 
-def _no_model(model: str, param: str) -> NotFound:
+def _no_model(model: str, param: str = "model") -> NotFound:
     # A name that could be an id is repeated; anything else may be any text.
     shown = f"model {model}" if ids.ADAPTER_ID.match(model) else "the model"
     return NotFound(f"{shown} does not exist", code="model_not_found", param=param)
