@@ -26,8 +26,6 @@ from narrowcast.settings import StorageSettings
 _MISSING = {"NoSuchKey", "NoSuchObject", "NoSuchBucket", "NoSuchVersion"}
 _REFUSED = {"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch"}
 _FULL = {"XMinioStorageFull", "XMinioAdminBucketQuotaExceeded", "InsufficientStorage", "QuotaExceeded"}
-_FULL_WORDS = "no space left on device"
-"""In the message of servers that have no code for it (rclone's)."""
 _CODE_IN_BODY = re.compile(r"<Code>(\w+)</Code>")
 _CONNECT_TIMEOUT_S = 5
 _READ_TIMEOUT_S = 60
@@ -40,10 +38,10 @@ def _our_errors(what: str) -> Iterator[None]:
     try:
         yield
     except S3Error as error:
-        raise _error(what, error.code or "", error.message or "") from error
+        raise _error(what, error.code or "") from error
     except InvalidResponseError as error:
         # The SDK reads errors of the type application/xml only; rclone's server says text/xml.
-        raise _error(what, error_code(str(error)) or "InvalidResponse", str(error)) from error
+        raise _error(what, error_code(str(error)) or "InvalidResponse") from error
     except (urllib3.exceptions.HTTPError, ServerError, OSError) as error:
         raise Unavailable("the object store does not answer", code="storage_unavailable") from error
 
@@ -54,16 +52,18 @@ def error_code(answer: str) -> str | None:
     return found[1] if found else None
 
 
-def _error(what: str, reason: str, message: str = "") -> NotFound | Unavailable:
+def _error(what: str, reason: str) -> NotFound | Unavailable:
     if reason in _MISSING:
         return NotFound(f"{what} does not exist")
     if reason in _REFUSED:
         return Unavailable(f"the object store refused {what}: {reason}", code="storage_refused")
-    if reason in _FULL or _FULL_WORDS in message.lower():
+    if reason in _FULL:
         return Unavailable(
             "the object store is full: free some space in it, or add some", code="storage_full"
         )
-    return Unavailable(f"the object store failed at {what}: {reason}", code="storage_unavailable")
+    # All that SeaweedFS and rclone's server say when their disk is full.
+    hint = " (look at its log, and at the free space on its disk)" if reason == "InternalError" else ""
+    return Unavailable(f"the object store failed at {what}: {reason}{hint}", code="storage_unavailable")
 
 
 def create_client(settings: StorageSettings) -> Minio:

@@ -113,7 +113,7 @@ def tokenize(
     if not tokenizer.chat_template:
         raise InvalidInput("the base model has no chat template", code="invalid_base_model", param="model")
     empty = [number for number, row in enumerate(rows, 1) if not row.output.strip()]
-    _refuse(empty, split, "empty_output", FAULTS["empty_output"])
+    _refuse(empty, split, FAULTS["empty_output"], "empty_output")
     prompts = _ids(tokenizer, [prompt_messages(row.instruction, row.input) for row in rows], prompt=True)
     wholes = _ids(
         tokenizer,
@@ -132,7 +132,7 @@ def tokenize(
         what = FAULTS[fault]
         if fault == "rows_too_long":
             what = f"are longer than {limit}, {max_length} tokens (the longest has {longest})"
-        _refuse(numbers, split, fault, what)
+        _refuse(numbers, split, what, fault)
     return examples
 
 
@@ -143,14 +143,12 @@ def _ids(tokenizer: Any, chats: list[Any], *, prompt: bool) -> list[list[int]]:
     return encoded
 
 
-def _refuse(numbers: list[int], split: str, fault: Fault, what: str) -> None:
+def _refuse(numbers: list[int], split: str, what: str, code: Fault) -> None:
     if not numbers:
         return
     named = ", ".join(map(str, numbers[:_NAMED_ROWS])) + (", …" if len(numbers) > _NAMED_ROWS else "")
     raise InvalidInput(
-        f"{len(numbers)} rows of the {split} split {what}: rows {named}",
-        code=fault,
-        param="training_file",
+        f"{len(numbers)} rows of the {split} split {what}: rows {named}", code=code, param="training_file"
     )
 
 

@@ -129,6 +129,17 @@ def test_cancelling_keeps_the_last_checkpoint_if_asked_to(
     assert manifest.job == job.id
     assert 0 < manifest.metrics["steps"] < 8 * EPOCHS
     assert manifest.metrics["train_loss"] > 0
+    card = TrainingCard.model_validate_json(
+        desk.connections.storage.models.get(adapter_prefix(desk.tenant, manifest.id) + CARD)
+    )
+    assert card.ending == "kept_checkpoint"
+    steps = int(manifest.metrics["steps"])
+    assert [point.step for point in card.history] == list(range(1, steps + 1)), (
+        "whole, before and after a pause"
+    )
+    assert card.attempts
+    assert card.resources.seconds
+    assert set(manifest.files) >= {CARD, CARD_TEXT, LOSS_PNG, LOSS_SVG, STEP_METRICS}
     # Not the newest weights but the best of those that were validated.
     validated = {
         loss: step
@@ -137,18 +148,7 @@ def test_cancelling_keeps_the_last_checkpoint_if_asked_to(
     }
     assert manifest.metrics["valid_loss"] == min(validated)
     assert manifest.metrics["best_step"] == validated[min(validated)]
-    card = TrainingCard.model_validate_json(
-        desk.connections.storage.models.get(adapter_prefix(desk.tenant, manifest.id) + CARD)
-    )
-    assert card.ending == "kept_checkpoint"
     assert card.published_step == manifest.metrics["best_step"]
-    steps = int(manifest.metrics["steps"])
-    assert [point.step for point in card.history] == list(range(1, steps + 1)), (
-        "whole, before and after a pause"
-    )
-    assert card.attempts
-    assert card.resources.seconds
-    assert set(manifest.files) >= {CARD, CARD_TEXT, LOSS_PNG, LOSS_SVG, STEP_METRICS}
     assert desk.checkpoints(job.id) == []
 
 

@@ -1,7 +1,7 @@
 """What an engine is: base model and tokens in, a folder in PEFT's format out."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -48,7 +48,7 @@ class Trained:
     evaluation whose weights these are), ``seconds`` (over all attempts), ``steps``, ``tokens_per_s``
     (this attempt's, padding left out), ``trainable_parameters``, ``peak_memory_bytes`` (of tensors on CUDA,
     without one of the process), ``micro_batch_rows``, ``longest_row_tokens``."""
-    record: RunRecord = field(default_factory=RunRecord)
+    record: RunRecord
     """Of all attempts; the training card is made of it."""
 
 
