@@ -17,6 +17,7 @@ from pydantic import ValidationError
 
 from narrowcast import logs
 from narrowcast_trainer.protocol import EVENT, Event, TrainingOrder
+from narrowcast_trainer.trackers import tracker_environment
 
 _log = logs.get(__name__)
 _READ_BYTES = 64 * 1024
@@ -45,7 +46,7 @@ class TrainingChild:
                 stderr=subprocess.STDOUT,
                 pass_fds=(writer,),
                 start_new_session=True,
-                env=_environment(threads),
+                env=_environment(threads) | tracker_environment(order.settings.report_to),
             )
         finally:
             os.close(writer)

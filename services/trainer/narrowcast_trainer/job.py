@@ -44,7 +44,7 @@ def train(running: RunningJob, models: Bucket, settings: TrainerSettings) -> dic
     heartbeat = Heartbeat(settings.trainer.heartbeat_file)
     last_attempt = job.attempts_used_up(settings.jobs.max_attempts)
     with _tidied(order, models, last_attempt=last_attempt), heartbeat.busy():
-        check_servable({"r": spec.hyperparameters.rank}, settings.trainer.max_lora_rank)
+        check_servable({"r": spec.hyperparameters.largest_rank}, settings.trainer.max_lora_rank)
         published = published_result(models, order)
         if running.cancelled.is_set():
             raise Cancelled(published or _keep_checkpoint(running, order, heartbeat))

@@ -1,7 +1,7 @@
 """Checks an adapter and publishes it: nothing vLLM would refuse, nothing that was not trained."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,8 @@ from narrowcast.artifacts import publish, read_manifest
 from narrowcast.errors import Conflict, JobFailed, NotFound
 from narrowcast.prompts import TEMPLATE_HASH, TEMPLATE_ID
 from narrowcast.storage import Bucket
+from narrowcast.sweeps import Trial, best_trial
+from narrowcast.training import Hyperparameters
 from narrowcast_trainer.protocol import TrainingOrder
 
 
@@ -40,12 +42,19 @@ def published_result(models: Bucket, order: TrainingOrder) -> dict[str, Any] | N
 def result_of(manifest: AdapterManifest) -> dict[str, Any]:
     """Return what the job's record says of its adapter."""
     tokens = manifest.metrics.get("trained_tokens")
+    best = best_trial(manifest.trials)
+    sweep = {
+        "trials": [trial.model_dump(mode="json") for trial in manifest.trials],
+        "best_trial": best.number if best else None,
+        "hyperparameters": manifest.hyperparameters,
+    }
     return {
         "adapter_id": manifest.id,
         "engine": manifest.engine,
         "quantization": manifest.quantization,
         "trained_tokens": None if tokens is None else int(tokens),
         "metrics": manifest.metrics,
+        **(sweep if manifest.trials else {}),
     }
 
 
@@ -59,6 +68,8 @@ def publish_adapter(
     fingerprint: str,
     default_instruction: str,
     metrics: Mapping[str, float],
+    hyperparameters: Hyperparameters | None = None,
+    trials: Sequence[Trial] = (),
 ) -> AdapterManifest:
     """Check the adapter in ``folder`` (PEFT's format) and publish it; return its manifest.
 
@@ -83,6 +94,8 @@ def publish_adapter(
         dataset=order.spec.dataset,
         job=order.job_id,
         metrics=dict(metrics),
+        hyperparameters=hyperparameters.model_dump(mode="json", exclude_none=True) if hyperparameters else {},
+        trials=list(trials),
     )
     prefix = adapter_prefix(order.tenant, order.spec.adapter_id)
     models.delete_prefix(prefix)  # an attempt that died here left files without a manifest

@@ -15,15 +15,18 @@ from narrowcast.adapters import base_fingerprint
 from narrowcast.errors import InvalidInput, JobFailed, NarrowcastError, Unavailable
 from narrowcast.jobs.stopping import die_with
 from narrowcast.storage import Storage
+from narrowcast.sweeps import best_trial
 from narrowcast.training import TrainingSpec
 from narrowcast_trainer.checkpoints import Checkpoints, newest_losses
 from narrowcast_trainer.data import Rows, pad_id, read_rows, stop_ids, token_count, tokenize
 from narrowcast_trainer.engines import create_engine
 from narrowcast_trainer.engines.base import TrainingStopped, TrainingTask
+from narrowcast_trainer.memory import is_out_of_memory
 from narrowcast_trainer.protocol import OUT_OF_MEMORY, Completed, Failed, Stopped, TrainingOrder
 from narrowcast_trainer.publish import publish_adapter, result_of
 from narrowcast_trainer.reporter import Reporter
 from narrowcast_trainer.stop import StopSignal
+from narrowcast_trainer.sweep import Sweep, adapter_in, check_sweep
 
 _log = logs.get(__name__)
 
@@ -64,14 +67,18 @@ def train(order: TrainingOrder, reporter: Reporter, stop: StopSignal) -> dict[st
     fingerprint = base_fingerprint(base)
     check_served(order.spec, fingerprint)
     rows = read_rows(storage.data, order)
+    check_sweep(hyperparameters, rows)
     engine = create_engine(hyperparameters.engine)
     reporter.note(f"training {order.spec.base_model} with the {engine.name} engine", engine=engine.name)
     task = _prepare(order, storage, base, rows, reporter, stop)
     if stop.requested:
         raise TrainingStopped(task.resume.step if task.resume else None)
-    trained = engine.train(task)
+    trained = engine.train(task) if hyperparameters.n_trials == 1 else Sweep(engine, task).run()
     reporter.note("trying the adapter out before it is published")
     engine.smoke_test(task, trained.adapter)
+    best = best_trial(trained.trials)
+    if best is not None:
+        hyperparameters = hyperparameters.of_trial(best.hyperparameters)
     tokens = token_count(task.train) * hyperparameters.n_epochs
     manifest = publish_adapter(
         storage.models,
@@ -82,6 +89,8 @@ def train(order: TrainingOrder, reporter: Reporter, stop: StopSignal) -> dict[st
         fingerprint=fingerprint,
         default_instruction=rows.default_instruction,
         metrics=trained.metrics | {"trained_tokens": tokens},
+        hyperparameters=hyperparameters,
+        trials=trained.trials,
     )
     reporter.note(f"adapter {manifest.id} is published", adapter=manifest.id)
     return result_of(manifest)
@@ -102,7 +111,7 @@ def publish_checkpoint(order: TrainingOrder, reporter: Reporter) -> dict[str, An
     manifest = publish_adapter(
         storage.models,
         order,
-        found.folder,
+        adapter_in(found.folder),
         engine=create_engine(order.spec.hyperparameters.engine).name,
         fingerprint=base_fingerprint(base),
         default_instruction=rows.default_instruction,
@@ -147,6 +156,7 @@ def _prepare(
         stop=stop,
         save_checkpoint=checkpoints.save,
         most_rows_at_once=order.most_rows_at_once,
+        run_name=order.job_id,
     )
 
 
@@ -184,8 +194,7 @@ def reason_of(error: Exception) -> Failed:
         retry = isinstance(error, Unavailable)
         return Failed(code=error.code, message=error.message, param=error.param, retry=retry)
     kind = type(error).__name__
-    # CUDA has a type for it, PyTorch's CPU allocator a RuntimeError with these words.
-    if isinstance(error, MemoryError) or kind == "OutOfMemoryError" or "can't allocate memory" in str(error):
+    if is_out_of_memory(error):
         return Failed(code="out_of_memory", message=OUT_OF_MEMORY)
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return Failed(code="disk_full", message="the trainer's work_dir is full; free some space")

@@ -6,6 +6,7 @@ from pathlib import Path
 from pydantic import BaseModel, Field, HttpUrl
 
 from narrowcast.settings import Settings
+from narrowcast_trainer.trackers import TrackerName
 
 
 class TrainingSettings(BaseModel):
@@ -35,6 +36,8 @@ class TrainingSettings(BaseModel):
     """A server that does not hear from its trainer for this long wakes up."""
     gpu_lease_patience_s: float = Field(300.0, ge=0)
     """A server that does not answer for this long before a job is down, not starting: the job goes on."""
+    report_to: tuple[TrackerName, ...] = ()
+    """Trackers that this site has; every training is reported to them, for no job to choose or refuse."""
     heartbeat_file: Path = Path(tempfile.gettempdir()) / "narrowcast-trainer.heartbeat"
     """Touched while the worker idles and whenever its training moves; a liveness probe reads its age."""
 

@@ -230,3 +230,32 @@ def test_events_are_paged_from_the_newest(gateway: Any, file_id: str) -> None:
     rest = gateway.http.get(f"/v1/fine_tuning/jobs/{job_id}/events?limit=3&after={after}").json()
     assert [event["message"] for event in rest["data"]] == ["event 1", "event 0"]
     assert not rest["has_more"]
+
+
+def test_a_sweep_needs_rows_to_compare_its_trials_by(gateway: Any, file_id: str, error: Error) -> None:
+    body = {"model": BASE, "training_file": file_id}
+    hyperparameters = {"rank": 16, "n_trials": 5}
+    asked = body | {"method": {"type": "supervised", "supervised": {"hyperparameters": hyperparameters}}}
+    refused = gateway.http.post("/v1/fine_tuning/jobs", json=asked)
+    assert error(refused, 400, "sweep_without_validation")["param"] == "validation_file"
+    accepted = gateway.http.post("/v1/fine_tuning/jobs", json=asked | {"validation_file": file_id}).json()
+    assert accepted["hyperparameters"]["n_trials"] == 5
+    # The default space, around the job's own values.
+    assert accepted["hyperparameters"]["sweep"]["rank"] == [8, 16]
+    assert (accepted["trials"], accepted["best_trial"]) == ([], None)
+
+
+@pytest.mark.parametrize(
+    ("space", "code", "param"),
+    [
+        ({"rank": [8, 128]}, "unservable_adapter", "hyperparameters.rank"),
+        ({"learning_rate": [1e-3, 1e-4]}, "invalid_parameter", "hyperparameters.sweep.learning_rate"),
+        ({"alpha": [8, 16]}, "invalid_parameter", "hyperparameters.sweep.alpha"),
+    ],
+)
+def test_a_space_that_cannot_be_trained_or_served_is_refused(
+    gateway: Any, file_id: str, error: Error, space: dict[str, Any], code: str, param: str
+) -> None:
+    body = {"model": BASE, "training_file": file_id, "validation_file": file_id}
+    asked = body | {"hyperparameters": {"n_trials": 3, "sweep": space}}
+    assert error(gateway.http.post("/v1/fine_tuning/jobs", json=asked), 400, code)["param"] == param
