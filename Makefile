@@ -85,8 +85,9 @@ test-containers: install images ## The Compose stack without a GPU, each contain
 test-gpu: install model ## Both engines on CUDA (skipped elsewhere); needs requirements/trainer-cuda.txt
 	$(BIN)/pytest tests/gpu
 
-bench: install ## Scores and speed of preprocessing against the generator's truth
+bench: install model ## Preprocessing against the generator's truth; training against bare TRL (10 minutes)
 	$(BIN)/python benchmarks/preprocessing.py
+	$(BIN)/python benchmarks/training.py --models $(MODELS) --json
 
 openapi: install ## Write docs/openapi.json from the code
 	$(BIN)/python -m narrowcast_gateway.openapi docs/openapi.json

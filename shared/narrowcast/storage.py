@@ -2,9 +2,9 @@
 
 The one place that speaks S3. What it raises is ours: :class:`NotFound` for a missing
 object, :class:`Unavailable` with ``storage_unavailable`` for a server that does not answer or
-fails, with ``storage_refused`` for one that refuses the key. A refusal is no error of its own:
-it passes when a key is rotated or a policy is written a moment later, and a job whose attempts
-are used up fails with its code.
+fails, with ``storage_full`` for one whose disk is full, with ``storage_refused`` for one that
+refuses the key. A refusal is no error of its own: it passes when a key is rotated or a policy is
+written a moment later, and a job whose attempts are used up fails with its code.
 """
 
 import io
@@ -25,6 +25,9 @@ from narrowcast.settings import StorageSettings
 
 _MISSING = {"NoSuchKey", "NoSuchObject", "NoSuchBucket", "NoSuchVersion"}
 _REFUSED = {"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch"}
+_FULL = {"XMinioStorageFull", "XMinioAdminBucketQuotaExceeded", "InsufficientStorage", "QuotaExceeded"}
+_FULL_WORDS = "no space left on device"
+"""In the message of servers that have no code for it (rclone's)."""
 _CODE_IN_BODY = re.compile(r"<Code>(\w+)</Code>")
 _CONNECT_TIMEOUT_S = 5
 _READ_TIMEOUT_S = 60
@@ -37,10 +40,10 @@ def _our_errors(what: str) -> Iterator[None]:
     try:
         yield
     except S3Error as error:
-        raise _error(what, error.code or "") from error
+        raise _error(what, error.code or "", error.message or "") from error
     except InvalidResponseError as error:
         # The SDK reads errors of the type application/xml only; rclone's server says text/xml.
-        raise _error(what, error_code(str(error)) or "InvalidResponse") from error
+        raise _error(what, error_code(str(error)) or "InvalidResponse", str(error)) from error
     except (urllib3.exceptions.HTTPError, ServerError, OSError) as error:
         raise Unavailable("the object store does not answer", code="storage_unavailable") from error
 
@@ -51,11 +54,15 @@ def error_code(answer: str) -> str | None:
     return found[1] if found else None
 
 
-def _error(what: str, reason: str) -> NotFound | Unavailable:
+def _error(what: str, reason: str, message: str = "") -> NotFound | Unavailable:
     if reason in _MISSING:
         return NotFound(f"{what} does not exist")
     if reason in _REFUSED:
         return Unavailable(f"the object store refused {what}: {reason}", code="storage_refused")
+    if reason in _FULL or _FULL_WORDS in message.lower():
+        return Unavailable(
+            "the object store is full: free some space in it, or add some", code="storage_full"
+        )
     return Unavailable(f"the object store failed at {what}: {reason}", code="storage_unavailable")
 
 
@@ -76,7 +83,10 @@ def create_http_client() -> urllib3.PoolManager:
     return urllib3.PoolManager(
         timeout=urllib3.Timeout(connect=_CONNECT_TIMEOUT_S, read=_READ_TIMEOUT_S),
         maxsize=16,
-        retries=urllib3.Retry(total=2, backoff_factor=0.2, status_forcelist=(500, 502, 503, 504)),
+        # Without raise_on_status the last answer is read, which may say what is wrong.
+        retries=urllib3.Retry(
+            total=2, backoff_factor=0.2, status_forcelist=(500, 502, 503, 504), raise_on_status=False
+        ),
     )
 
 

@@ -16,8 +16,8 @@ from narrowcast_trainer.data import pad_id, stop_ids, tokenize
 from narrowcast_trainer.engines import create_engine
 from narrowcast_trainer.engines.base import TrainingStopped, TrainingTask
 from narrowcast_trainer.protocol import EVENT, Measured
+from narrowcast_trainer.reasons import reason_of
 from narrowcast_trainer.reporter import Reporter
-from narrowcast_trainer.run import reason_of
 from narrowcast_trainer.settings import TrainingSettings
 from narrowcast_trainer.stop import StopSignal
 
@@ -107,5 +107,8 @@ if __name__ == "__main__":
     except NarrowcastError as error:
         answer = {"failed": error.code, "message": error.message}
     except Exception as error:  # noqa: BLE001 - the test judges it
-        answer = {"failed": reason_of(error).code, "message": f"{type(error).__name__}: {error}"}
+        answer = {
+            "failed": reason_of(error, Path(sys.argv[2]).parent).code,
+            "message": f"{type(error).__name__}: {error}",
+        }
     Path(sys.argv[2]).write_text(json.dumps(answer))

@@ -4,6 +4,7 @@ import json
 import math
 import shutil
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel
 
@@ -84,13 +85,26 @@ class Checkpoints:
 
 def newest_losses(folder: Path) -> dict[str, float]:
     """Return ``train_loss`` and ``valid_loss`` as a Trainer's checkpoint has them last, if it has any."""
-    try:
-        history = json.loads((folder / "trainer_state.json").read_text())["log_history"]
-    except (OSError, ValueError, KeyError):
-        return {}
     losses: dict[str, float] = {}
-    for entry in history:
+    for entry in _history(folder):
         for theirs, ours in (("loss", "train_loss"), ("eval_loss", "valid_loss")):
             if isinstance(entry.get(theirs), int | float) and math.isfinite(entry[theirs]):
                 losses[ours] = float(entry[theirs])
     return losses
+
+
+def best_losses(folder: Path) -> dict[str, float]:
+    """As :func:`newest_losses`, but with ``valid_loss`` the lowest, and its ``best_step``."""
+    evaluated = [entry for entry in _history(folder) if "eval_loss" in entry]
+    best = min(evaluated, key=lambda entry: float(entry["eval_loss"]), default=None)
+    if best is None:
+        return newest_losses(folder)
+    return newest_losses(folder) | {"best_step": float(best["step"]), "valid_loss": float(best["eval_loss"])}
+
+
+def _history(folder: Path) -> list[dict[str, Any]]:
+    try:
+        history: list[dict[str, Any]] = json.loads((folder / "trainer_state.json").read_text())["log_history"]
+    except (OSError, ValueError, KeyError):
+        return []
+    return history

@@ -72,7 +72,13 @@ def _read_split(data: Bucket, tenant: str, dataset: str, split: SplitName) -> li
 
 
 def tokenize(
-    rows: Sequence[Row], tokenizer: Any, *, max_length: int, stop_ids: Collection[int], split: str
+    rows: Sequence[Row],
+    tokenizer: Any,
+    *,
+    max_length: int,
+    stop_ids: Collection[int],
+    split: str,
+    limit: str = "max_length",
 ) -> list[Example]:
     """Return the rows as tokens, in their order.
 
@@ -85,6 +91,7 @@ def tokenize(
         max_length: tokens of prompt and answer together that a row may have.
         stop_ids: token ids that end a turn; the labels must hold one, or the model never learns to stop.
         split: its name, for messages.
+        limit: what sets ``max_length``, for messages.
 
     Raises:
         InvalidInput: naming the rows (numbered from 1) and what is wrong with them; never their text.
@@ -125,7 +132,7 @@ def tokenize(
     _refuse(
         long,
         split,
-        f"are longer than max_length, {max_length} tokens (the longest has {longest})",
+        f"are longer than {limit}, {max_length} tokens (the longest has {longest})",
         "rows_too_long",
     )
     return examples

@@ -17,7 +17,7 @@ import urllib3
 
 from narrowcast import logs
 from narrowcast.errors import JobFailed, NarrowcastError, Unavailable
-from narrowcast.jobs.running import Interrupted, RunningJob
+from narrowcast.jobs.running import Cancelled, Interrupted, RunningJob
 from narrowcast_trainer.settings import TrainingSettings
 
 _POLL_S: Final = 1.0
@@ -123,10 +123,19 @@ def gpu_to_ourselves(
     settings: TrainingSettings,
     should_stop: Callable[[], bool],
     beat: Callable[[], None],
+    *,
+    although_cancelled: bool = False,
 ) -> Iterator[None]:
     """Keep the servers that share our GPU asleep while the context is open.
 
     Waits as long as another job has the GPU. Without ``gpu_lease_urls`` it does nothing.
+
+    Args:
+        running: the job that needs the GPU.
+        settings: name the servers.
+        should_stop: whether to give up waiting for now.
+        beat: called while it waits.
+        although_cancelled: wait all the same, to keep what the cancelled job has made.
 
     Raises:
         Cancelled, Interrupted, LeaseLost: the job must stop, while it waits.
@@ -139,7 +148,7 @@ def gpu_to_ourselves(
     if not leases:
         yield
         return
-    waiting = _Waiting(running, settings.gpu_lease_patience_s, should_stop, beat)
+    waiting = _Waiting(running, settings.gpu_lease_patience_s, should_stop, beat, although_cancelled)
     try:
         asleep = [waiting.take(lease, leases[:index]) for index, lease in enumerate(leases)]
         running.event("serving pauses while this job trains: they share a GPU")
@@ -168,7 +177,9 @@ class _Waiting:
         patience_s: float,
         should_stop: Callable[[], bool],
         beat: Callable[[], None],
+        although_cancelled: bool,
     ) -> None:
+        self._although_cancelled = although_cancelled
         self._running = running
         self._patience_s = patience_s
         self._should_stop = should_stop
@@ -191,7 +202,11 @@ class _Waiting:
             self._say(_REASONS[answer])
             for other in held:
                 other.hold()
-            self._running.check()
+            try:
+                self._running.check()
+            except Cancelled:
+                if not self._although_cancelled:
+                    raise
             if self._should_stop():
                 raise Interrupted
             self._beat()

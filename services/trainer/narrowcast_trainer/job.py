@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from narrowcast import logs
-from narrowcast.adapters import adapter_prefix, check_servable, checkpoint_prefix
+from narrowcast.adapters import adapter_prefix, checkpoint_prefix
 from narrowcast.artifacts import MANIFEST
 from narrowcast.errors import Conflict, NarrowcastError, NotFound, Unavailable
 from narrowcast.jobs.heartbeat import Heartbeat
@@ -16,8 +16,9 @@ from narrowcast.jobs.store import JobStore
 from narrowcast.storage import Bucket
 from narrowcast.training import TrainingSpec
 from narrowcast_trainer.gpu import gpu_to_ourselves
+from narrowcast_trainer.patience import patiently
 from narrowcast_trainer.process import OutOfMemory, Supervision
-from narrowcast_trainer.protocol import TrainingOrder
+from narrowcast_trainer.protocol import TaskName, TrainingOrder
 from narrowcast_trainer.publish import published_result
 from narrowcast_trainer.settings import TrainerSettings
 
@@ -44,17 +45,34 @@ def train(running: RunningJob, models: Bucket, settings: TrainerSettings) -> dic
     heartbeat = Heartbeat(settings.trainer.heartbeat_file)
     last_attempt = job.attempts_used_up(settings.jobs.max_attempts)
     with _tidied(order, models, last_attempt=last_attempt), heartbeat.busy():
-        check_servable({"r": spec.hyperparameters.largest_rank}, settings.trainer.max_lora_rank)
-        published = published_result(models, order)
+        published = _published(running, order, models, heartbeat)
         if running.cancelled.is_set():
             raise Cancelled(published or _keep_checkpoint(running, order, heartbeat))
         if published:
             return published  # and then the worker died before it could say so
         try:
+            if settings.trainer.gpu_lease_urls:
+                # In a process of its own, without a GPU: serving must not pause for a job that is refused.
+                _supervise(running, order, "check", heartbeat.beat)
             with gpu_to_ourselves(running, settings.trainer, running.should_stop, heartbeat.beat):
                 return _run(running, order, heartbeat.beat)
         except Cancelled:
             raise Cancelled(_keep_checkpoint(running, order, heartbeat)) from None
+
+
+def _published(
+    running: RunningJob, order: TrainingOrder, models: Bucket, heartbeat: Heartbeat
+) -> dict[str, Any] | None:
+    def beat() -> None:
+        heartbeat.beat()
+        running.check()
+
+    def say(message: str) -> None:
+        running.event(message, level="warn")
+
+    # Nothing goes without the object store, and an attempt that fails for want of it is one less.
+    patience_s = order.settings.storage_patience_s
+    return patiently(lambda: published_result(models, order), patience_s, say=say, beat=beat)
 
 
 def _keep_checkpoint(
@@ -67,9 +85,11 @@ def _keep_checkpoint(
     """
     if not running.job.keep_checkpoint:
         return None
-    order = order.model_copy(update={"publish_checkpoint": True})
+    beat = heartbeat.beat
     try:
-        return Supervision(running, order, running.should_stop, heartbeat.beat).run()
+        # The smoke test loads the base, so the GPU must be free for it as for a training.
+        with gpu_to_ourselves(running, order.settings, running.should_stop, beat, although_cancelled=True):
+            return _supervise(running, order, "publish_checkpoint", beat)
     except (Unavailable, LeaseLost):
         raise
     except NarrowcastError as error:
@@ -80,7 +100,7 @@ def _keep_checkpoint(
 
 def _run(running: RunningJob, order: TrainingOrder, beat: Callable[[], None]) -> dict[str, Any]:
     try:
-        return Supervision(running, order, running.should_stop, beat).run()
+        return _supervise(running, order, "train", beat)
     except OutOfMemory as error:
         if error.rows_at_once <= 1:
             raise
@@ -93,7 +113,13 @@ def _run(running: RunningJob, order: TrainingOrder, beat: Callable[[], None]) ->
             level="warn",
         )
         smaller = order.model_copy(update={"most_rows_at_once": rows})
-        return Supervision(running, smaller, running.should_stop, beat).run()
+        return _supervise(running, smaller, "train", beat)
+
+
+def _supervise(
+    running: RunningJob, order: TrainingOrder, task: TaskName, beat: Callable[[], None]
+) -> dict[str, Any]:
+    return Supervision(running, order.model_copy(update={"task": task}), running.should_stop, beat).run()
 
 
 @contextmanager
@@ -109,6 +135,8 @@ def _tidied(order: TrainingOrder, models: Bucket, *, last_attempt: bool) -> Iter
         raise
     except NarrowcastError as error:
         if last_attempt or not isinstance(error, Unavailable):
+            # Of an adapter there may be files without a manifest, where publishing was cut short.
+            _discard(models, adapter_prefix(order.tenant, order.spec.adapter_id))
             _discard(models, checkpoint_prefix(order.tenant, order.job_id))
         raise
     else:

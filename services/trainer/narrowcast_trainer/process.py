@@ -146,7 +146,7 @@ class Supervision:
             if self._stopping is not LeaseLost:
                 self._stopping = LeaseLost
                 child.signal(signal.SIGKILL)
-        elif self._running.cancelled.is_set() and not self._order.publish_checkpoint:
+        elif self._running.cancelled.is_set() and self._order.task != "publish_checkpoint":
             if self._stopping is not Cancelled:
                 keep = self._running.job.keep_checkpoint
                 self._request(child, signal.SIGTERM if keep else signal.SIGINT, Cancelled)

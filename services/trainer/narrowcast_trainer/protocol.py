@@ -18,6 +18,11 @@ OUT_OF_MEMORY = (
 )
 
 
+TaskName = Literal["check", "train", "publish_checkpoint"]
+"""``check``: only refuse what would be refused, without touching a GPU. ``publish_checkpoint``: make the
+newest checkpoint's adapter the job's."""
+
+
 class TrainingOrder(BaseModel):
     """Everything one training process needs to know."""
 
@@ -29,8 +34,7 @@ class TrainingOrder(BaseModel):
     most_rows_at_once: int | None = None
     """In one forward pass, after an attempt with more ran out of memory."""
     log_level: str = "INFO"
-    publish_checkpoint: bool = False
-    """Train nothing: publish the newest checkpoint's adapter as the job's."""
+    task: TaskName = "train"
 
     @field_serializer("storage", when_used="json")
     def _reveal_secret(self, storage: StorageSettings) -> dict[str, Any]:

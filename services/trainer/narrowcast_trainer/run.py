@@ -4,29 +4,31 @@ The order comes over standard input, events go out over ``--events``; see :mod:`
 """
 
 import argparse
-import errno
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from narrowcast import logs
-from narrowcast.adapters import base_fingerprint
-from narrowcast.errors import InvalidInput, JobFailed, NarrowcastError, Unavailable
+from narrowcast.adapters import AdapterManifest
+from narrowcast.errors import JobFailed
 from narrowcast.jobs.stopping import die_with
 from narrowcast.storage import Storage
 from narrowcast.sweeps import best_trial
-from narrowcast.training import TrainingSpec
-from narrowcast_trainer.checkpoints import Checkpoints, newest_losses
-from narrowcast_trainer.data import Rows, pad_id, read_rows, stop_ids, token_count, tokenize
+from narrowcast_trainer.checkpoints import Checkpoints, Resumable, best_losses
+from narrowcast_trainer.checks import CheckedBase, CheckedRows, check_base, check_engine, check_rows
+from narrowcast_trainer.data import token_count
 from narrowcast_trainer.engines import create_engine
 from narrowcast_trainer.engines.base import TrainingStopped, TrainingTask
-from narrowcast_trainer.memory import is_out_of_memory
-from narrowcast_trainer.protocol import OUT_OF_MEMORY, Completed, Failed, Stopped, TrainingOrder
+from narrowcast_trainer.engines.best import best_in
+from narrowcast_trainer.patience import patiently
+from narrowcast_trainer.protocol import Completed, Stopped, TaskName, TrainingOrder
 from narrowcast_trainer.publish import publish_adapter, result_of
+from narrowcast_trainer.reasons import reason_of
 from narrowcast_trainer.reporter import Reporter
 from narrowcast_trainer.stop import StopSignal
-from narrowcast_trainer.sweep import Sweep, adapter_in, check_sweep
+from narrowcast_trainer.sweep import Sweep, best_so_far
 
 _log = logs.get(__name__)
 
@@ -45,170 +47,151 @@ def main(arguments: list[str] | None = None) -> int:
     reporter = Reporter(options.events)
     with logs.bound(job_id=order.job_id):
         try:
-            if order.publish_checkpoint:
-                result = publish_checkpoint(order, reporter)
-            else:
-                result = train(order, reporter, stop)
-            reporter.send(Completed(result=result))
+            reporter.send(Completed(result=_TASKS[order.task](order, reporter, stop)))
         except TrainingStopped as stopped:
             reporter.send(Stopped(step=stopped.step))
         except Exception as error:  # noqa: BLE001 - whatever it is, the worker must hear of it
             _log.error("training_failed", exc_info=error)
-            reporter.send(reason_of(error))
+            reporter.send(reason_of(error, order.settings.work_dir))
             return 1
     return 0
 
 
+def check(order: TrainingOrder, _reporter: Reporter, _stop: StopSignal) -> dict[str, Any]:
+    """Refuse what :func:`train` would refuse, without the GPU; return nothing worth to know."""
+    check_engine(order)
+    base = check_base(order)
+    check_rows(order, Storage(order.storage).data, base.folder)
+    return {}
+
+
 def train(order: TrainingOrder, reporter: Reporter, stop: StopSignal) -> dict[str, Any]:
     """Check, train, try out and publish what was ordered; return the job's result."""
-    hyperparameters = order.spec.hyperparameters
     storage = Storage(order.storage)
-    base = base_folder(order.settings.models_dir, order.spec.base_model)
-    fingerprint = base_fingerprint(base)
-    check_served(order.spec, fingerprint)
-    rows = read_rows(storage.data, order)
-    check_sweep(hyperparameters, rows)
-    engine = create_engine(hyperparameters.engine)
+    base = check_base(order)
+    engine = create_engine(order.spec.hyperparameters.engine)
+    checked = check_rows(order, storage.data, base.folder)
+    tokens = token_count(checked.train)
     reporter.note(f"training {order.spec.base_model} with the {engine.name} engine", engine=engine.name)
-    task = _prepare(order, storage, base, rows, reporter, stop)
+    reporter.note(f"{len(checked.train)} rows, {tokens} tokens", rows=len(checked.train), tokens=tokens)
+    scratch = _scratch(order)
+    resume = _checkpoints(order, storage).fetch_newest(scratch / "resume")
+    task = _task(order, storage, base, checked, reporter, stop, resume)
     if stop.requested:
-        raise TrainingStopped(task.resume.step if task.resume else None)
-    trained = engine.train(task) if hyperparameters.n_trials == 1 else Sweep(engine, task).run()
+        raise TrainingStopped(resume.step if resume else None)
+    trained = engine.train(task) if task.hyperparameters.n_trials == 1 else Sweep(engine, task).run()
     reporter.note("trying the adapter out before it is published")
     engine.smoke_test(task, trained.adapter)
     best = best_trial(trained.trials)
-    if best is not None:
-        hyperparameters = hyperparameters.of_trial(best.hyperparameters)
-    tokens = token_count(task.train) * hyperparameters.n_epochs
-    manifest = publish_adapter(
-        storage.models,
-        order,
-        trained.adapter,
-        engine=engine.name,
-        quantization=trained.quantization,
-        fingerprint=fingerprint,
-        default_instruction=rows.default_instruction,
-        metrics=trained.metrics | {"trained_tokens": tokens},
-        hyperparameters=hyperparameters,
-        trials=trained.trials,
-    )
+    hyperparameters = task.hyperparameters.of_trial(best.hyperparameters if best else {})
+
+    def publish() -> AdapterManifest:
+        return publish_adapter(
+            storage.models,
+            order,
+            trained.adapter,
+            engine=engine.name,
+            quantization=trained.quantization,
+            fingerprint=base.fingerprint,
+            default_instruction=checked.rows.default_instruction,
+            metrics=trained.metrics | {"trained_tokens": tokens * hyperparameters.n_epochs},
+            hyperparameters=hyperparameters,
+            trials=trained.trials,
+        )
+
+    manifest = _patiently(order, publish, reporter, stop)
     reporter.note(f"adapter {manifest.id} is published", adapter=manifest.id)
     return result_of(manifest)
 
 
-def publish_checkpoint(order: TrainingOrder, reporter: Reporter) -> dict[str, Any]:
-    """Publish the adapter of the job's newest whole checkpoint; return the job's result.
+def publish_checkpoint(order: TrainingOrder, reporter: Reporter, stop: StopSignal) -> dict[str, Any]:
+    """Try out and publish the best adapter in the job's newest whole checkpoint; return the job's result.
 
     Raises:
-        JobFailed: ``no_checkpoint``, or what :func:`publish_adapter` finds wrong with it.
+        JobFailed: ``no_checkpoint``, ``smoke_test_failed``, or what :func:`publish_adapter` finds wrong.
     """
     storage = Storage(order.storage)
-    base = base_folder(order.settings.models_dir, order.spec.base_model)
-    rows = read_rows(storage.data, order)
-    found = _checkpoints(order, storage).fetch_newest(order.settings.work_dir / order.job_id / "kept")
+    base = check_base(order)
+    found = _checkpoints(order, storage).fetch_newest(_scratch(order) / "kept")
     if found is None:
         raise JobFailed("the job has no complete checkpoint", code="no_checkpoint")
+    engine = create_engine(order.spec.hyperparameters.engine)
+    checked = check_rows(order, storage.data, base.folder)
+    sweep = best_so_far(found.folder)
+    adapter = sweep.adapter if sweep else best_in(found.folder) or found.folder
+    engine.smoke_test(_task(order, storage, base, checked, reporter, stop, None), adapter)
     manifest = publish_adapter(
         storage.models,
         order,
-        adapter_in(found.folder),
-        engine=create_engine(order.spec.hyperparameters.engine).name,
-        fingerprint=base_fingerprint(base),
-        default_instruction=rows.default_instruction,
-        metrics={"steps": float(found.step), "seconds": found.seconds, **newest_losses(found.folder)},
+        adapter,
+        engine=engine.name,
+        fingerprint=base.fingerprint,
+        default_instruction=checked.rows.default_instruction,
+        metrics=sweep.metrics
+        if sweep
+        else {"steps": float(found.step), "seconds": found.seconds, **best_losses(found.folder)},
+        trials=sweep.trials if sweep else (),
     )
     reporter.note(f"adapter {manifest.id} is published from a checkpoint", adapter=manifest.id)
     return result_of(manifest)
+
+
+def _patiently(
+    order: TrainingOrder, publish: Callable[[], AdapterManifest], reporter: Reporter, stop: StopSignal
+) -> AdapterManifest:
+    def say(message: str) -> None:
+        reporter.note(message, warn=True)
+
+    def beat() -> None:
+        reporter.tick()
+        if stop.requested:
+            raise TrainingStopped(None)
+
+    return patiently(publish, order.settings.storage_patience_s, say=say, beat=beat)
+
+
+_TASKS: dict[TaskName, Callable[[TrainingOrder, Reporter, StopSignal], dict[str, Any]]] = {
+    "check": check,
+    "train": train,
+    "publish_checkpoint": publish_checkpoint,
+}
 
 
 def _checkpoints(order: TrainingOrder, storage: Storage) -> Checkpoints:
     return Checkpoints(storage.models, order.tenant, order.job_id, order.settings.keep_checkpoints)
 
 
-def _prepare(
-    order: TrainingOrder, storage: Storage, base: Path, rows: Rows, reporter: Reporter, stop: StopSignal
-) -> TrainingTask:
-    from transformers import AutoTokenizer
-
-    hyperparameters, settings = order.spec.hyperparameters, order.settings
-    tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True)
-    stops = stop_ids(tokenizer, _generation_config(base))
-    limits: dict[str, Any] = {"max_length": hyperparameters.max_length, "stop_ids": stops}
-    examples = tokenize(rows.train, tokenizer, **limits, split="train")
-    validation = tokenize(rows.validation, tokenizer, **limits, split="validation")
-    tokens = token_count(examples)
-    reporter.note(f"{len(examples)} rows, {tokens} tokens", rows=len(examples), tokens=tokens)
-
-    checkpoints = _checkpoints(order, storage)
-    scratch = settings.work_dir / order.job_id
-    shutil.rmtree(scratch, ignore_errors=True)
-    scratch.mkdir(parents=True)
-    return TrainingTask(
-        base=base,
-        hyperparameters=hyperparameters,
-        settings=settings,
-        train=examples,
-        validation=validation,
-        pad_id=pad_id(tokenizer, stops),
-        scratch=scratch / "trainer",
-        resume=checkpoints.fetch_newest(scratch / "resume"),
-        reporter=reporter,
-        stop=stop,
-        save_checkpoint=checkpoints.save,
-        most_rows_at_once=order.most_rows_at_once,
-        run_name=order.job_id,
-    )
-
-
-def base_folder(models_dir: Path, name: str) -> Path:
-    """Return the folder of a base model.
-
-    Raises:
-        InvalidInput: this node has no such base model.
-    """
-    folder = (models_dir / name).resolve()
-    inside = folder.is_relative_to(models_dir.resolve())
-    if not inside or not (folder / "config.json").is_file():
-        raise InvalidInput(f"this trainer has no base model {name}", code="unknown_base_model", param="model")
+def _scratch(order: TrainingOrder) -> Path:
+    folder = order.settings.work_dir / order.job_id
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
     return folder
 
 
-def check_served(spec: TrainingSpec, fingerprint: str) -> None:
-    """Check that the adapter will fit the base that is served.
-
-    Raises:
-        JobFailed: ``base_not_served``.
-    """
-    if spec.served_fingerprints and fingerprint not in spec.served_fingerprints:
-        raise JobFailed(
-            f"this trainer's {spec.base_model} is not the one that is served: its fingerprint is"
-            f" {fingerprint[:12]}…, the server's {spec.served_fingerprints[0][:12]}…; fetch the base anew",
-            code="base_not_served",
-            param="model",
-        )
-
-
-def reason_of(error: Exception) -> Failed:
-    """Return what the worker is told of an error; foreign errors' texts stay here."""
-    if isinstance(error, NarrowcastError):
-        retry = isinstance(error, Unavailable)
-        return Failed(code=error.code, message=error.message, param=error.param, retry=retry)
-    kind = type(error).__name__
-    if is_out_of_memory(error):
-        return Failed(code="out_of_memory", message=OUT_OF_MEMORY)
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        return Failed(code="disk_full", message="the trainer's work_dir is full; free some space")
-    # A RuntimeError may be the device's fault, so the job may fare better next time.
-    retry = isinstance(error, RuntimeError | OSError)
-    return Failed(code="training_crashed", message=f"the training stopped with {kind}", retry=retry)
-
-
-def _generation_config(base: Path) -> Any:
-    from transformers import GenerationConfig
-
-    if not (base / "generation_config.json").is_file():
-        return None
-    return GenerationConfig.from_pretrained(base, local_files_only=True)
+def _task(
+    order: TrainingOrder,
+    storage: Storage,
+    base: CheckedBase,
+    checked: CheckedRows,
+    reporter: Reporter,
+    stop: StopSignal,
+    resume: Resumable | None,
+) -> TrainingTask:
+    return TrainingTask(
+        base=base.folder,
+        hyperparameters=checked.hyperparameters,
+        settings=order.settings,
+        train=checked.train,
+        validation=checked.validation,
+        pad_id=checked.pad_id,
+        scratch=order.settings.work_dir / order.job_id / "trainer",
+        resume=resume,
+        reporter=reporter,
+        stop=stop,
+        save_checkpoint=_checkpoints(order, storage).save,
+        most_rows_at_once=order.most_rows_at_once,
+        run_name=order.job_id,
+    )
 
 
 if __name__ == "__main__":

@@ -22,6 +22,9 @@ class TrainingSettings(BaseModel):
     """Work that a lost process may cost. A checkpoint of an 8B base at r=64 is about 2 GB."""
     keep_checkpoints: int = Field(2, ge=1)
     """Complete ones kept: the newest, and those to fall back to if it turns out damaged."""
+    storage_patience_s: float = Field(300.0, ge=0)
+    """How long a job waits for an object store that is away, before it starts and with its adapter in
+    hand. After that the attempt ends, and the next one resumes from the newest checkpoint."""
     stop_grace_s: float = Field(90.0, gt=0)
     """From the request to stop until the process is killed: one step, one checkpoint upload."""
     threads: int | None = Field(None, ge=1)

@@ -13,11 +13,10 @@ from typing import Any, Final
 
 from pydantic import BaseModel
 
-from narrowcast.errors import InvalidInput, JobFailed, Unavailable
+from narrowcast.errors import JobFailed, Unavailable
 from narrowcast.sweeps import Trial, best_trial
 from narrowcast.training import Hyperparameters, QuantizationName
 from narrowcast_trainer.checkpoints import Resumable
-from narrowcast_trainer.data import Rows
 from narrowcast_trainer.engines.base import Engine, Trained, TrainingStopped, TrainingTask
 from narrowcast_trainer.memory import is_out_of_memory
 from narrowcast_trainer.protocol import OUT_OF_MEMORY, Event, Measured, Note, Prepared
@@ -42,24 +41,17 @@ class SweepState(BaseModel):
     best_quantization: QuantizationName = "none"
 
 
-def check_sweep(hyper: Hyperparameters, rows: Rows) -> None:
-    """Check that a sweep can tell its trials apart.
-
-    Raises:
-        InvalidInput: ``sweep_without_validation``.
-    """
-    if hyper.n_trials > 1 and not rows.validation:
-        raise InvalidInput(
-            "a sweep compares its trials by their validation loss, and there are no rows for it",
-            code="sweep_without_validation",
-            param="validation_file",
-        )
+def best_so_far(checkpoint: Path) -> Trained | None:
+    """Return the best finished trial that a sweep's checkpoint carries; None before there is one."""
+    kept = checkpoint / _IN_CHECKPOINT
+    if not (kept / _BEST).is_dir():
+        return None
+    return _trained(kept / _BEST, SweepState.model_validate_json((kept / _STATE).read_text()))
 
 
-def adapter_in(checkpoint: Path) -> Path:
-    """Return the folder of the adapter to publish from a checkpoint: a sweep's best, or the newest."""
-    best = checkpoint / _IN_CHECKPOINT / _BEST
-    return best if best.is_dir() else checkpoint
+def _trained(adapter: Path, state: SweepState) -> Trained:
+    metrics = state.best_metrics | {"seconds": round(state.seconds, 1)}
+    return Trained(adapter, state.best_quantization, metrics, trials=tuple(state.trials))
 
 
 class Sweep:
@@ -92,12 +84,7 @@ class Sweep:
         if best is None:
             raise self._all_failed()
         self._task.reporter.note(f"trial {best.number} is the best", trial=best.number)
-        return Trained(
-            self._best,
-            self._state.best_quantization,
-            self._state.best_metrics | {"seconds": round(self._state.seconds, 1)},
-            trials=tuple(self._state.trials),
-        )
+        return _trained(self._best, self._state)
 
     def _trial(self, values: dict[str, Any]) -> Trial:
         number = len(self._state.trials) + 1

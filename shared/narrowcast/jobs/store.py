@@ -1,4 +1,4 @@
-"""Job records, events and indexes in Redis; ended jobs' records in S3.
+"""Every change of a job: by its user, by the worker that runs it, by a reaper.
 
 Every change of a record is a compare-and-swap (WATCH/MULTI) around a pure function of
 :mod:`narrowcast.jobs.records`, so two workers, a cancelling user and a reaper can meet on
@@ -6,24 +6,24 @@ one job and exactly one wins each step.
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import redis
 from kombu.exceptions import KombuError
-from pydantic import BaseModel, JsonValue
+from pydantic import JsonValue
 
 from narrowcast import logs
 from narrowcast.errors import NotFound
 from narrowcast.jobs.counters import Requeue
 from narrowcast.jobs.line import WaitingLine
 from narrowcast.jobs.queue import IN_LINE, JobQueue
+from narrowcast.jobs.reading import TENANTS_KEY, JobArchive, JobReader, archive_key, index_key
 from narrowcast.jobs.records import RETRY_AFTER_S, Job, JobError, JobEvent, JobKind, JobStatus
 from narrowcast.jobs.writing import (
     ACTIVE_KEY,
     TO_ARCHIVE_KEY,
     add_event,
-    event_of,
     events_key,
     record_key,
     write,
@@ -35,69 +35,14 @@ _log = logs.get(__name__)
 _ARCHIVE_TYPE = "application/json"
 
 
-class JobArchive(BaseModel):
-    """What remains of a job in S3."""
-
-    job: Job
-    events: list[JobEvent]
-
-
-class JobStore:
+class JobStore(JobReader):
     """The job records. Safe to share between threads."""
 
     def __init__(self, client: redis.Redis, archive: Bucket, queue: JobQueue, settings: JobSettings) -> None:
-        # redis-py types every answer as "bytes or str, or an awaitable of them"; ours decodes and is sync.
-        self._redis: Any = client
-        self._archive = archive
+        super().__init__(client, archive)
         self._queue = queue
         self._settings = settings
         self._line = WaitingLine(client, queue, settings)
-
-    # -- reading -----------------------------------------------------------------------
-
-    def get(self, job_id: str, *, tenant: str | None = None, kind: JobKind | None = None) -> Job:
-        """Return a job, live or archived.
-
-        Args:
-            job_id: its id.
-            tenant: if given, a job of another tenant does not exist.
-            kind: if given, a job of another kind does not exist.
-
-        Raises:
-            NotFound: no such job.
-        """
-        raw = self._redis.get(record_key(job_id))
-        if raw is not None:
-            job = Job.model_validate_json(raw)
-        else:
-            owner = self._redis.hget("nc:jobs:tenants", job_id)
-            if owner is None:
-                raise NotFound(f"no job {job_id}")
-            job = self._archived(owner, job_id).job
-        if (tenant is not None and job.tenant != tenant) or (kind is not None and job.kind is not kind):
-            raise NotFound(f"no job {job_id}")
-        return job
-
-    def page(
-        self, kind: JobKind, tenant: str, *, after: str | None = None, limit: int = 20
-    ) -> tuple[list[Job], bool]:
-        """Return up to ``limit`` jobs after job ``after``, newest first; and whether more follow."""
-        index = _index(kind, tenant)
-        start = 0
-        if after is not None:
-            rank = self._redis.zrevrank(index, after)
-            if rank is None:
-                raise NotFound(f"no job {after}")
-            start = int(rank) + 1
-        job_ids = self._redis.zrevrange(index, start, start + limit)
-        return [self.get(job_id) for job_id in job_ids[:limit]], len(job_ids) > limit
-
-    def events(self, job_id: str, tenant: str) -> list[JobEvent]:
-        """Return a job's events, oldest first."""
-        entries = self._redis.xrange(events_key(job_id))
-        if not entries and not self._redis.exists(record_key(job_id)):
-            return self._archived(tenant, job_id).events
-        return [event_of(entry_id, fields) for entry_id, fields in entries]
 
     # -- a user's side -----------------------------------------------------------------
 
@@ -105,8 +50,8 @@ class JobStore:
         """Record a new job, then hint to a worker that it is there."""
         with self._redis.pipeline(transaction=True) as pipe:
             pipe.set(record_key(job.id), job.model_dump_json())
-            pipe.zadd(_index(job.kind, job.tenant), {job.id: job.created_at})
-            pipe.hset("nc:jobs:tenants", job.id, job.tenant)
+            pipe.zadd(index_key(job.kind, job.tenant), {job.id: job.created_at})
+            pipe.hset(TENANTS_KEY, job.id, job.tenant)
             pipe.sadd(ACTIVE_KEY, job.id)
             pipe.execute()
         self._hint(job)
@@ -242,14 +187,6 @@ class JobStore:
 
     # -- the reaper's side -------------------------------------------------------------
 
-    def active(self) -> Iterator[Job]:
-        """Yield every job that has not ended."""
-        for job_id in self._redis.smembers(ACTIVE_KEY):
-            try:
-                yield self.get(job_id)
-            except NotFound:
-                self._redis.srem(ACTIVE_KEY, job_id)
-
     def reap(self, job_id: str, now: float) -> Job | None:
         """Re-queue, pause or end a job whose lease has run out; return it if that was so."""
         reaped = False
@@ -304,7 +241,7 @@ class JobStore:
                 continue
             archive = JobArchive(job=job, events=self.events(job_id, job.tenant))
             self._archive.put(
-                _archive_key(job.tenant, job_id), archive.model_dump_json().encode(), _ARCHIVE_TYPE
+                archive_key(job.tenant, job_id), archive.model_dump_json().encode(), _ARCHIVE_TYPE
             )
             with self._redis.pipeline(transaction=True) as pipe:
                 pipe.srem(TO_ARCHIVE_KEY, job_id)
@@ -351,14 +288,3 @@ class JobStore:
         self._redis.transaction(transaction, key)
         assert changed is not None  # noqa: S101 - transaction() ran or raised
         return changed
-
-    def _archived(self, tenant: str, job_id: str) -> JobArchive:
-        return JobArchive.model_validate_json(self._archive.get(_archive_key(tenant, job_id)))
-
-
-def _index(kind: JobKind, tenant: str) -> str:
-    return f"nc:jobs:{kind}:{tenant}"
-
-
-def _archive_key(tenant: str, job_id: str) -> str:
-    return f"jobs/{tenant}/{job_id}.json"

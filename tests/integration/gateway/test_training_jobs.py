@@ -2,7 +2,8 @@
 
 import json
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -185,6 +186,17 @@ class _Health(BaseHTTPRequestHandler):
         pass
 
 
+@contextmanager
+def _served(gateway: Any, health: bytes) -> Iterator[None]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Health) as server:
+        server.health = health  # type: ignore[attr-defined]
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        gateway.services.training._servers = ServersSettings.model_validate({"bases": {BASE: url}})
+        yield
+        server.shutdown()
+
+
 @pytest.mark.parametrize(
     ("health", "expected"),
     [
@@ -197,15 +209,26 @@ class _Health(BaseHTTPRequestHandler):
 def test_the_job_knows_which_base_is_served(
     gateway: Any, file_id: str, health: bytes, expected: tuple[str, ...]
 ) -> None:
-    with ThreadingHTTPServer(("127.0.0.1", 0), _Health) as server:
-        server.health = health  # type: ignore[attr-defined]
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        url = f"http://127.0.0.1:{server.server_port}"
-        gateway.services.training._servers = ServersSettings.model_validate({"bases": {BASE: url}})
+    with _served(gateway, health):
         job = gateway.http.post("/v1/fine_tuning/jobs", json={"model": BASE, "training_file": file_id}).json()
-        server.shutdown()
     stored = gateway.services.training.get(gateway.tenant, job["id"]).spec
     assert TrainingSpec.model_validate(stored).served_fingerprints == expected
+
+
+def test_rows_longer_than_what_is_served_are_refused_and_not_the_default(gateway: Any, file_id: str) -> None:
+    body: dict[str, Any] = {"model": BASE, "training_file": file_id}
+    with _served(gateway, b'{"accepted_fingerprints": ["abc"], "max_model_len": 1024}'):
+        job = gateway.http.post("/v1/fine_tuning/jobs", json=body).json()
+        assert job["hyperparameters"]["max_length"] == 1024
+        answers = [
+            gateway.http.post("/v1/fine_tuning/jobs", json=body | {"hyperparameters": {"max_length": length}})
+            for length in (1024, 1025)
+        ]
+    assert [answer.status_code for answer in answers] == [200, 400]
+    error = answers[1].json()["error"]
+    assert (error["code"], error["param"]) == ("max_length_not_served", "hyperparameters.max_length")
+    assert "1025" in error["message"]
+    assert "1024" in error["message"]
 
 
 def test_the_default_rank_is_one_that_is_served(gateway: Any, file_id: str) -> None:

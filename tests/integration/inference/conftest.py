@@ -1,6 +1,13 @@
-"""Adapters made with PEFT on the small real model, published to a real S3 server."""
+"""Adapters made with PEFT on the small real model, published to a real S3 server; vLLM to serve them."""
 
-from collections.abc import Callable
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -18,8 +25,11 @@ from narrowcast.adapters import (
 from narrowcast.artifacts import publish
 from narrowcast.settings import StorageSettings
 from narrowcast.storage import Bucket, Storage
+from narrowcast_inference.health import is_ready
+from narrowcast_local.stack.servers import free_port
 
 Publish = Callable[..., str]
+_START_S = 400
 
 
 @pytest.fixture(scope="session")
@@ -90,3 +100,63 @@ def publish_adapter(models: Bucket, make_adapter: Callable[[int], Path], fingerp
         return adapter_id
 
     return published
+
+
+@dataclass
+class Vllm:
+    """A running ``python -m narrowcast_inference``."""
+
+    process: subprocess.Popen[bytes]
+    port: int
+    folder: Path
+    log: Path
+
+
+RunVllm = Callable[..., AbstractContextManager[Vllm]]
+
+
+@pytest.fixture(scope="session")
+def run_vllm(
+    storage_settings: StorageSettings, base_model: Path, tmp_path_factory: pytest.TempPathFactory
+) -> RunVllm:
+    """Runs vLLM: ``with run_vllm(base="small", max_loras=2) as server:``, settings of the section INFERENCE."""
+
+    @contextmanager
+    def run(base: str, **settings: str | float) -> Iterator[Vllm]:
+        folder = tmp_path_factory.mktemp("vllm")
+        section = {
+            "base_model": base,
+            "base_model_path": base_model,
+            "cache_dir": folder / "cache",
+            "port": free_port(),
+            "max_lora_rank": 16,
+            **settings,
+        }
+        environment = {
+            **os.environ,
+            "NARROWCAST_STORAGE__ENDPOINT": storage_settings.endpoint,
+            "NARROWCAST_STORAGE__SECRET_KEY": storage_settings.secret_key.get_secret_value(),
+            **{f"NARROWCAST_INFERENCE__{name.upper()}": str(value) for name, value in section.items()},
+        }
+        log = folder / "log"
+        with log.open("wb") as stream:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "narrowcast_inference"],
+                env=environment,
+                stderr=stream,
+                stdout=stream,
+                start_new_session=True,
+            )
+        try:
+            deadline = time.monotonic() + _START_S
+            while not is_ready("127.0.0.1", section["port"]):
+                assert process.poll() is None, log.read_text()[-3000:]
+                assert time.monotonic() < deadline, log.read_text()[-3000:]
+                time.sleep(0.5)
+            yield Vllm(process, section["port"], folder, log)
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+    return run

@@ -4,10 +4,8 @@ vLLM's engine is paused, empties its caches and refuses to compute; its workers 
 there is no memory to free. That the memory is freed, and comes back as it was, needs a GPU.
 """
 
-import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,16 +17,14 @@ import pytest
 
 pytest.importorskip("vllm")
 
-from narrowcast.settings import StorageSettings
 from narrowcast_inference.health import is_ready
-from narrowcast_local.stack.servers import free_port
+
+from .conftest import Publish, RunVllm
 
 pytestmark = pytest.mark.slow
 
-Publish = Callable[..., str]
 BASE = "small"
 ADAPTER = "clinic/an-adapter"
-START_S = 400
 DRAIN_S = 3
 TTL_S = 4.0
 
@@ -76,48 +72,13 @@ class Server:
 
 
 @pytest.fixture(scope="module")
-def server(
-    storage_settings: StorageSettings,
-    base_model: Path,
-    publish_adapter: Publish,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[Server]:
+def server(run_vllm: RunVllm, publish_adapter: Publish) -> Iterator[Server]:
     publish_adapter(*ADAPTER.split("/"), seed=5)
-    folder = tmp_path_factory.mktemp("sharing")
-    port = free_port()
-    environment = {
-        **os.environ,
-        "NARROWCAST_STORAGE__ENDPOINT": storage_settings.endpoint,
-        "NARROWCAST_STORAGE__SECRET_KEY": storage_settings.secret_key.get_secret_value(),
-        "NARROWCAST_INFERENCE__BASE_MODEL": BASE,
-        "NARROWCAST_INFERENCE__BASE_MODEL_PATH": str(base_model),
-        "NARROWCAST_INFERENCE__CACHE_DIR": str(folder / "cache"),
-        "NARROWCAST_INFERENCE__PORT": str(port),
-        "NARROWCAST_INFERENCE__MAX_LORA_RANK": "16",
-        "NARROWCAST_INFERENCE__GPU_SHARING": "true",
-        "NARROWCAST_INFERENCE__GPU_DRAIN_S": str(DRAIN_S),
-    }
-    log = folder / "log"
-    with log.open("wb") as stream:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "narrowcast_inference"],
-            env=environment,
-            stderr=stream,
-            stdout=stream,
-            start_new_session=True,
-        )
-    try:
-        deadline = time.monotonic() + START_S
-        while not is_ready("127.0.0.1", port):
-            assert process.poll() is None, log.read_text()[-3000:]
-            assert time.monotonic() < deadline, log.read_text()[-3000:]
-            time.sleep(0.5)
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=120) as http:
-            yield Server(process, port, http, log)
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+    with (
+        run_vllm(BASE, gpu_sharing="true", gpu_drain_s=DRAIN_S) as vllm,
+        httpx.Client(base_url=f"http://127.0.0.1:{vllm.port}", timeout=120) as http,
+    ):
+        yield Server(vllm.process, vllm.port, http, vllm.log)
 
 
 def assert_busy(response: httpx.Response) -> None:

@@ -1,11 +1,9 @@
 """Real vLLM with our resolver, a real S3 server and real adapters. One start for all tests here."""
 
 import json
-import os
 import re
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -20,18 +18,15 @@ import pytest
 pytest.importorskip("vllm")
 
 from narrowcast.adapters import ADAPTER_WEIGHTS, adapter_prefix
-from narrowcast.settings import StorageSettings
 from narrowcast.storage import Bucket
-from narrowcast_inference.health import is_ready
-from narrowcast_local.stack.servers import free_port
+
+from .conftest import Publish, RunVllm
 
 pytestmark = pytest.mark.slow
 
-Publish = Callable[..., str]
 MONITORING = Path(__file__).parents[3] / "deploy" / "monitoring"
 BASE = "small"
 TENANT = "clinic"
-START_S = 400
 SEEDS = {"first-adapter": 5, "second-adapter": 1, "third-adapter": 3}
 """Chosen so that the four models tell themselves apart by the first token's probability."""
 ROUNDING = 0.25
@@ -84,44 +79,10 @@ class Server:
 
 
 @pytest.fixture(scope="module")
-def server(
-    storage_settings: StorageSettings, base_model: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Server]:
-    folder = tmp_path_factory.mktemp("inference")
-    port = free_port()
-    environment = {
-        **os.environ,
-        "NARROWCAST_STORAGE__ENDPOINT": storage_settings.endpoint,
-        "NARROWCAST_STORAGE__SECRET_KEY": storage_settings.secret_key.get_secret_value(),
-        "NARROWCAST_INFERENCE__BASE_MODEL": BASE,
-        "NARROWCAST_INFERENCE__BASE_MODEL_PATH": str(base_model),
-        "NARROWCAST_INFERENCE__CACHE_DIR": str(folder / "cache"),
-        "NARROWCAST_INFERENCE__PORT": str(port),
-        "NARROWCAST_INFERENCE__MAX_LORA_RANK": "16",
-        # Two slots for three adapters: they have to make room for one another.
-        "NARROWCAST_INFERENCE__MAX_LORAS": "2",
-        "NARROWCAST_INFERENCE__MAX_CPU_LORAS": "2",
-    }
-    log = folder / "log"
-    with log.open("wb") as stream:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "narrowcast_inference"],
-            env=environment,
-            stderr=stream,
-            stdout=stream,
-            start_new_session=True,
-        )
-    try:
-        deadline = time.monotonic() + START_S
-        while not is_ready("127.0.0.1", port):
-            assert process.poll() is None, log.read_text()[-3000:]
-            assert time.monotonic() < deadline, log.read_text()[-3000:]
-            time.sleep(0.5)
-        yield Server(process, f"http://127.0.0.1:{port}", folder / "cache", log)
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+def server(run_vllm: RunVllm) -> Iterator[Server]:
+    # Two slots for three adapters: they have to make room for one another.
+    with run_vllm(BASE, max_loras=2, max_cpu_loras=2) as vllm:
+        yield Server(vllm.process, f"http://127.0.0.1:{vllm.port}", vllm.folder / "cache", vllm.log)
 
 
 def test_an_adapter_published_while_vllm_runs_is_served(server: Server, publish_adapter: Publish) -> None:

@@ -182,6 +182,8 @@ class Worker:
     settings: TrainerSettings
     log: Path
     arguments: tuple[str, ...] = ()
+    within: tuple[str, ...] = ()
+    """A command that starts the worker's."""
     process: subprocess.Popen[bytes] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -203,7 +205,7 @@ class Worker:
         }
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "narrowcast_trainer", *self.arguments],
+                [*self.within, sys.executable, "-m", "narrowcast_trainer", *self.arguments],
                 env=os.environ | environment,
                 stdout=subprocess.DEVNULL,  # Celery says there, in plain words, that it shuts down
                 stderr=log,
@@ -234,8 +236,8 @@ def start_worker(trainer_settings: TrainerSettings, tmp_path: Path) -> Iterator[
     """Start workers; what still runs at the end is killed."""
     started: list[Worker] = []
 
-    def start(*arguments: str) -> Worker:
-        started.append(Worker(trainer_settings, tmp_path / f"worker-{len(started)}.log", arguments))
+    def start(*arguments: str, within: tuple[str, ...] = ()) -> Worker:
+        started.append(Worker(trainer_settings, tmp_path / f"worker-{len(started)}.log", arguments, within))
         return started[-1]
 
     yield start

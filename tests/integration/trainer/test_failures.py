@@ -1,26 +1,19 @@
-"""What gives out in the middle of a training: memory, the object store; and a base that is not served."""
+"""What gives out in the middle of a training: memory; and a base that is not served."""
 
 import os
 import resource
 import signal
-import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from narrowcast.adapters import base_fingerprint
-from narrowcast.connections import Connections, connect
-from narrowcast.errors import NarrowcastError
 from narrowcast.jobs.records import JobStatus
 from narrowcast.jobs.running import run_job
-from narrowcast.settings import StorageSettings
-from narrowcast.storage import Storage
-from narrowcast_local.stack import servers
 from narrowcast_trainer import process
 from narrowcast_trainer.job import train
 from narrowcast_trainer.settings import TrainerSettings
@@ -125,58 +118,6 @@ def _training_child() -> int:
             if b"narrowcast_trainer.run" in Path(f"/proc/{child}/cmdline").read_bytes():
                 return int(child)
     raise AssertionError("no training process")
-
-
-@pytest.fixture
-def own_store(trainer_settings: TrainerSettings, tmp_path: Path) -> Callable[..., Any]:
-    """An object store of the test's own, on a fixed port: ``with own_store():`` while it is to run."""
-    port, folder = servers.free_port(), tmp_path / "s3"
-    folder.mkdir()
-    storage = StorageSettings.model_validate({"endpoint": f"127.0.0.1:{port}", "secret_key": "test-secret"})
-    trainer_settings.storage = storage
-    server = servers.seaweedfs(folder, port, storage.access_key, "test-secret")
-
-    @contextmanager
-    def runs() -> Iterator[None]:
-        running = subprocess.Popen(server.command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        try:
-            deadline = time.monotonic() + 60
-            while True:
-                try:
-                    Storage(storage).create_buckets()
-                    break
-                except NarrowcastError:
-                    assert time.monotonic() < deadline
-                    time.sleep(0.2)
-            yield
-        finally:
-            running.kill()
-            running.wait()
-
-    return runs
-
-
-def test_an_object_store_that_goes_and_comes_back_costs_a_checkpoint(
-    own_store: Callable[..., Any],
-    connections: Connections,
-    tenant: str,
-    trainer_settings: TrainerSettings,
-    start_worker: Start,
-) -> None:
-    own = connect(trainer_settings)
-    desk = Desk(own, tenant)
-    with own_store():
-        job = desk.submit(desk.dataset(rows(16)), hyper=LONG | {"n_epochs": 50})
-        start_worker()
-        desk.wait_for_event(job.id, "checkpoint at step")
-    desk.wait_for_event(job.id, "a checkpoint was not saved")
-    with own_store():
-        ended = desk.ended(job.id)
-        assert ended.status is JobStatus.SUCCEEDED, ended.error
-        assert ended.attempt == 1
-        assert len(desk.adapter(ended)) == 3
-        assert desk.checkpoints(job.id) == []
-    own.redis.close()
 
 
 def test_a_base_that_is_not_the_served_one_is_refused_before_it_is_loaded(

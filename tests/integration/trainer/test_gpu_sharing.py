@@ -12,6 +12,7 @@ import pytest
 import uvicorn
 from starlette.applications import Starlette
 
+from narrowcast.datasets import Row
 from narrowcast.jobs.records import JobStatus
 from narrowcast_inference.gpu_lease import GpuLease, Phase
 from narrowcast_inference.gpu_sharing import GpuSharingMiddleware
@@ -88,8 +89,7 @@ def test_the_model_sleeps_for_as_long_as_the_job_trains(
     assert desk.ended(job.id).status is JobStatus.SUCCEEDED
     inference.until(Phase.SERVING)
     assert inference.told == ["sleep", "wake"]
-    (training,) = worker.training_pids()
-    assert not alive(training)
+    assert not any(alive(pid) for pid in worker.training_pids())
 
     events = desk.events(job.id)
     pauses, first_step, resumes = (
@@ -97,6 +97,28 @@ def test_the_model_sleeps_for_as_long_as_the_job_trains(
         for start in ("serving pauses", "training 10 steps", "serving may go on")
     )
     assert pauses < first_step < resumes
+
+
+def test_what_is_refused_is_refused_before_the_model_sleeps(
+    desk: Desk, start_worker: Start, inference: Inference
+) -> None:
+    dataset = desk.dataset(rows(6))
+    refused = {
+        "rows_too_long": desk.submit(dataset, hyper={"max_length": 64}),
+        "engine_unavailable": desk.submit(dataset, hyper={"engine": "unsloth"}),
+        "base_not_served": desk.submit(dataset, fingerprints=("0" * 64,)),
+        "unservable_adapter": desk.submit(dataset, hyper={"rank": 128}),
+        "unknown_base_model": desk.submit(dataset, base="no-such-base"),
+        "empty_output": desk.submit(desk.dataset([*rows(2), Row(instruction="i", input="x", output=" ")])),
+    }
+    start_worker()
+    for code, job in refused.items():
+        ended = desk.ended(job.id)
+        assert ended.error is not None, code
+        assert (ended.status, ended.error.code) == (JobStatus.FAILED, code)
+        assert not any("serving" in message for message in desk.events(job.id))
+    assert inference.told == []
+    assert "6 rows of the train split" in desk.job(refused["rows_too_long"].id).error.message  # type: ignore[union-attr]
 
 
 def test_a_cancelled_and_a_stopped_job_give_the_gpu_back_at_once(
@@ -121,7 +143,7 @@ def test_a_killed_worker_is_forgotten_and_its_training_is_gone_by_then(
     job = desk.submit(desk.dataset(rows(16)), hyper=LONG)
     worker = start_worker()
     desk.wait_for_event(job.id, "step ")
-    (training,) = worker.training_pids()
+    _, training = worker.training_pids()
     worker.kill_group()
     killed = time.monotonic()
     inference.until(Phase.SERVING, TTL_S + 2)
@@ -142,7 +164,9 @@ def test_a_job_waits_while_another_trainer_has_the_gpu(
     job = desk.submit(desk.dataset(rows(10)))
     worker = start_worker()
     desk.wait_for_event(job.id, "waiting for the GPU: another job trains")
-    assert worker.training_pids() == []
+    checking = worker.training_pids()
+    assert len(checking) == 1
+    assert not alive(checking[0])
     assert other("DELETE") == 204
     ended = desk.ended(job.id)
     assert (ended.status, ended.attempt) == (JobStatus.SUCCEEDED, 1)

@@ -20,7 +20,7 @@ from narrowcast_trainer.checkpoints import Resumable
 from narrowcast_trainer.engines.base import Trained, TrainingStopped, TrainingTask
 from narrowcast_trainer.protocol import EVENT, Measured, Note
 from narrowcast_trainer.settings import TrainingSettings
-from narrowcast_trainer.sweep import Sweep, adapter_in
+from narrowcast_trainer.sweep import Sweep, best_so_far
 
 from .conftest import TOY, Desk, Worker, rows
 from .test_resume import HYPER, StopAtStep, _adapter, _task
@@ -125,8 +125,11 @@ def test_asked_to_stop_it_leaves_a_checkpoint_with_the_best_so_far(models_dir: P
         _run(models_dir / TOY, tmp_path, stop=StopAtStep(13), save_checkpoint=keep)
     assert len(saved) == 2
     assert (saved[-1] / "trainer_state.json").is_file()
-    assert adapter_in(saved[-1]) != saved[-1]
-    assert _adapter(adapter_in(saved[-1]))
+    kept = best_so_far(saved[-1])
+    assert kept is not None
+    assert [trial.number for trial in kept.trials] == [1]
+    assert _adapter(kept.adapter)
+    assert kept.metrics["best_trial"] == 1
 
 
 def test_trials_that_diverge_or_need_too_much_memory_fail_alone(

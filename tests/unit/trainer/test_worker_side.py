@@ -13,11 +13,13 @@ from narrowcast.jobs.heartbeat import Heartbeat
 from narrowcast.jobs.stopping import StopRequest
 from narrowcast.settings import StorageSettings
 from narrowcast.training import TrainingSpec
+from narrowcast_trainer.checks import base_folder
+from narrowcast_trainer.child import training_environment
 from narrowcast_trainer.engines import create_engine
 from narrowcast_trainer.memory import out_of_memory_kills
 from narrowcast_trainer.protocol import EVENT, Failed, Tick, TrainingOrder
+from narrowcast_trainer.reasons import reason_of
 from narrowcast_trainer.reporter import Reporter
-from narrowcast_trainer.run import base_folder, reason_of
 from narrowcast_trainer.settings import TrainingSettings
 
 HEAVY = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "safetensors")
@@ -71,15 +73,21 @@ def test_a_base_model_is_looked_for_in_its_folder_only(tmp_path: Path) -> None:
     [
         (MemoryError(), "out_of_memory", False),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), "out_of_memory", False),
-        (OSError(28, "No space left on device"), "disk_full", False),
+        (OSError(28, "No space left on device"), "disk_full", True),
+        (OSError(122, "Disk quota exceeded"), "disk_full", True),
+        (Exception("Error while serializing: I/O error: … (os error 28)"), "disk_full", True),
+        # PyTorch does not say why; there is room, so it was something else.
+        (RuntimeError("[enforce fail] PytorchStreamWriter failed writing file"), "training_crashed", True),
         (RuntimeError("CUDA error: Пациент Иванов"), "training_crashed", True),
         (ValueError("Пациент Иванов"), "training_crashed", False),
         (Unavailable("no S3", code="storage_unavailable"), "storage_unavailable", True),
         (JobFailed("bad", code="training_diverged"), "training_diverged", False),
     ],
 )
-def test_reasons_name_a_code_and_never_quote(error: Exception, code: str, retry: bool) -> None:
-    reason = reason_of(error)
+def test_reasons_name_a_code_and_never_quote(
+    error: Exception, code: str, retry: bool, tmp_path: Path
+) -> None:
+    reason = reason_of(error, tmp_path)
     assert (reason.code, reason.retry) == (code, retry)
     assert "Иванов" not in reason.message
 
@@ -123,3 +131,11 @@ def test_a_stop_request_is_seen_across_a_fork() -> None:
 
 def test_the_kernel_s_count_is_a_number() -> None:
     assert out_of_memory_kills() >= 0
+
+
+@pytest.mark.parametrize(("set_to", "seen"), [(None, "0"), ("", ""), ("2,3", "2"), ("GPU-5e", "GPU-5e")])
+def test_a_training_sees_one_gpu(monkeypatch: pytest.MonkeyPatch, set_to: str | None, seen: str) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if set_to is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", set_to)
+    assert training_environment(1)["CUDA_VISIBLE_DEVICES"] == seen

@@ -15,7 +15,7 @@ from narrowcast.storage import Bucket
 from narrowcast.training import Hyperparameters, TrainingSpec
 from narrowcast_gateway.datasets.service import Datasets
 from narrowcast_gateway.settings import ServersSettings
-from narrowcast_gateway.training.served import served_fingerprints
+from narrowcast_gateway.training.served import UNKNOWN, Served, ask_served
 
 
 class Training:
@@ -46,7 +46,8 @@ class Training:
         """
         if base_model not in self._servers.bases:
             raise NotFound("no such base model", code="model_not_found", param="model")
-        checked = self.check(hyperparameters)
+        served = ask_served(str(self._servers.bases[base_model]))
+        checked = self.check(hyperparameters, served)
         dataset = self._trainable(tenant, training_file, "training_file")
         if validation_file is not None:
             self._trainable(tenant, validation_file, "validation_file")
@@ -63,7 +64,7 @@ class Training:
             validation_dataset=validation_file,
             adapter_id=ids.new_id(suffix or base_model),
             hyperparameters=checked,
-            served_fingerprints=served_fingerprints(str(self._servers.bases[base_model])),
+            served_fingerprints=served.fingerprints,
         )
         job = Job(
             id=ids.new_id(JobKind.TRAINING),
@@ -144,17 +145,22 @@ class Training:
         self.get(tenant, job_id)
         return _page(self._jobs.events(job_id, tenant)[::-1], after, limit, "event")
 
-    def check(self, hyperparameters: dict[str, Any]) -> Hyperparameters:
+    def check(self, hyperparameters: dict[str, Any], served: Served = UNKNOWN) -> Hyperparameters:
         """Return the hyper-parameters with defaults filled in.
+
+        Args:
+            hyperparameters: those that were given.
+            served: the server that the adapter is for, if it is known.
 
         Raises:
             InvalidInput: one of them cannot be trained with, or what it makes not be served.
         """
-        if "rank" not in hyperparameters:
-            # The default must be servable: a site with little memory serves small ranks only.
-            default = Hyperparameters.model_fields["rank"].default
-            rank = min(default, self._servers.max_lora_rank)
-            hyperparameters = hyperparameters | {"rank": rank}
+        # The defaults must be servable: a site with little memory serves small ranks and short texts only.
+        most = {"rank": self._servers.max_lora_rank, "max_length": served.max_model_len}
+        for name, limit in most.items():
+            default = Hyperparameters.model_fields[name].default
+            if name not in hyperparameters and limit is not None and limit < default:
+                hyperparameters = hyperparameters | {name: limit}
         try:
             checked = Hyperparameters.model_validate(hyperparameters)
         except ValidationError as error:
@@ -170,6 +176,13 @@ class Training:
                 " served here",
                 code="unservable_adapter",
                 param="hyperparameters.rank",
+            )
+        if served.max_model_len is not None and checked.max_length > served.max_model_len:
+            raise InvalidInput(
+                f"max_length {checked.max_length} is above {served.max_model_len}, the tokens of prompt and"
+                " answer together that the inference server takes (its max_model_len)",
+                code="max_length_not_served",
+                param="hyperparameters.max_length",
             )
         return checked
 

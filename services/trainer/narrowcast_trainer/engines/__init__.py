@@ -14,7 +14,13 @@ _MODULES = {name: f"narrowcast_trainer.engines.{name}" for name in ("peft", "uns
 
 
 def create_engine(name: EngineName) -> Engine:
-    """Return the engine called ``name``; ``auto`` is the fastest one this node has.
+    """Return the engine called ``name``; see :func:`engine_name`."""
+    engine: Engine = importlib.import_module(_MODULES[engine_name(name)]).create()
+    return engine
+
+
+def engine_name(name: EngineName) -> str:
+    """Return which engine ``name`` means here; ``auto`` is the fastest one this node has.
 
     Raises:
         JobFailed: ``engine_unavailable``, this node does not have it.
@@ -26,9 +32,9 @@ def create_engine(name: EngineName) -> Engine:
             code="engine_unavailable",
             param="engine",
         )
-    chosen = name if name != "auto" else ("peft" if lacking else "unsloth")
-    engine: Engine = importlib.import_module(_MODULES[chosen]).create()
-    return engine
+    if name != "auto":
+        return name
+    return "peft" if lacking else "unsloth"
 
 
 def _unsloth_lacks() -> str | None:

@@ -68,9 +68,15 @@ class BestAdapter:
 
     def take_from(self, checkpoint: Path) -> None:
         """Go on with the one of the checkpoint that a run is resumed from."""
-        if (checkpoint / _IN_CHECKPOINT).is_dir():
+        if (kept := best_in(checkpoint)) is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
-            shutil.copytree(checkpoint / _IN_CHECKPOINT, self._folder)
+            shutil.copytree(kept, self._folder)
+
+
+def best_in(checkpoint: Path) -> Path | None:
+    """Return the folder of the best adapter that a checkpoint carries; None before the first evaluation."""
+    folder = checkpoint / _IN_CHECKPOINT
+    return folder if folder.is_dir() else None
 
 
 def save_adapter(model: Any, folder: Path) -> None:

@@ -1,0 +1,357 @@
+"""How fast is our training, and how much memory does it take? Ratios, each measured in one run.
+
+``python benchmarks/training.py [--rows 64] [--rounds 2] [--models .local/models] [--json]`` prints a
+table; its last line with ``--json`` is one JSON object:
+
+- ``own_over_bare_trl_steps``: steps/s of the whole training process as the worker starts it (events,
+  checkpoints to a real S3, checks) over those of a bare TRL script with the same settings.
+- ``defaults_over_trl_defaults_tokens``: tokens/s, padding left out, of our defaults over TRL's. The
+  adapter's shape is the same in both, since TRL has no default for it.
+- with CUDA, on random weights in Llama-3.1-8B's shape, r=64, rows of 2,048 tokens:
+  ``unsloth_over_peft_tokens``, ``unsloth_over_peft_memory``, ``estimate_over_measured``.
+
+Every run is a process of its own. What is compared runs in turns, forwards and then backwards, and
+the medians are compared, so that a machine that gets slower meanwhile favours nobody.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from narrowcast.artifacts import publish
+from narrowcast.datasets import DatasetManifest, Row, dataset_prefix, split_file, to_jsonl
+from narrowcast.errors import NarrowcastError
+from narrowcast.ids import new_id
+from narrowcast.prompts import TEMPLATE_ID, completion_messages, instruction_for, prompt_messages
+from narrowcast.settings import StorageSettings
+from narrowcast.storage import Storage
+from narrowcast.training import Hyperparameters, TrainingSpec
+from narrowcast_local.samples import generate
+from narrowcast_local.stack import servers
+from narrowcast_trainer.batches import MICRO_BATCH_TOKENS, micro_batch
+from narrowcast_trainer.child import TrainingChild
+from narrowcast_trainer.data import Example, tokenize
+from narrowcast_trainer.engines.precision import Precision, capability
+from narrowcast_trainer.node import node_facts
+from narrowcast_trainer.observing import observation
+from narrowcast_trainer.protocol import Completed, Failed, Measured, Note, TrainingOrder
+from narrowcast_trainer.settings import TrainingSettings
+
+TENANT = "bench"
+BARE = Path(__file__).with_name("bare_trl.py")
+LARGE, LARGE_ROWS, LARGE_LENGTH = "random-8b", 24, 2048
+
+
+@dataclass
+class Measurement:
+    """Of one configuration, over its rounds."""
+
+    steps_per_s: list[float] = field(default_factory=list)
+    tokens_per_s: list[float] = field(default_factory=list)
+    peak_bytes: list[float] = field(default_factory=list)
+    result: dict[str, Any] = field(default_factory=dict)
+
+    def add(self, steps: int, tokens: int, seconds: float) -> None:
+        self.steps_per_s.append(steps / seconds)
+        self.tokens_per_s.append(tokens / seconds)
+
+
+class Bench:
+    """One base, some rows of it, and a place to publish to."""
+
+    def __init__(self, storage: StorageSettings, settings: TrainingSettings, folder: Path) -> None:
+        self.storage, self.settings, self.folder = storage, settings, folder
+
+    def dataset(self, rows: list[Row]) -> str:
+        manifest = DatasetManifest(
+            id=new_id("ds"),
+            tenant=TENANT,
+            source="generated",
+            rows={"train": len(rows)},
+            prompt_template=TEMPLATE_ID,
+        )
+        files = {split_file("train"): to_jsonl(rows)}
+        publish(Storage(self.storage).data, dataset_prefix(TENANT, manifest.id), files, manifest)
+        return manifest.id
+
+    def own(self, base: str, dataset: str, tokens: int, hyper: Hyperparameters, into: Measurement) -> None:
+        """Train as the worker does; the time is the first step's beginning to the last one's end."""
+        job = new_id("ftjob")
+        spec = TrainingSpec(base_model=base, dataset=dataset, adapter_id=f"a-{job}", hyperparameters=hyper)
+        order = TrainingOrder(
+            job_id=job, tenant=TENANT, spec=spec, settings=self.settings, storage=self.storage
+        )
+        began = ended = 0.0
+        step = 0
+        with TrainingChild(order, _threads()) as child:
+            while child.exit_status() is None or not child.silent:
+                for event in child.events(0.2):
+                    if isinstance(event, Note) and "total_steps" in event.data:
+                        began = time.monotonic()
+                    elif isinstance(event, Measured):
+                        ended, step = time.monotonic(), event.metrics.step
+                    elif isinstance(event, Failed):
+                        raise SystemExit(f"{event.code}: {event.message}")
+                    elif isinstance(event, Completed):
+                        into.result = event.result
+        if not into.result:
+            raise SystemExit(f"the training process ended without a result: {child.last_exception}")
+        into.add(step, tokens * hyper.n_epochs, ended - began)
+        into.peak_bytes.append(into.result["metrics"]["peak_memory_bytes"])
+
+    def bare(self, order: dict[str, Any], tokens: int, into: Measurement) -> None:
+        done = subprocess.run(
+            [sys.executable, BARE, json.dumps(order)], capture_output=True, text=True, check=False
+        )
+        if done.returncode != 0:
+            raise SystemExit(done.stderr)
+        taken = json.loads(done.stdout.splitlines()[-1])
+        into.add(taken["steps"], tokens, taken["seconds"])
+
+
+def in_turns(rounds: int, *runs: Callable[[], None]) -> None:
+    for number in range(rounds):
+        for run in runs if number % 2 == 0 else reversed(runs):
+            run()
+
+
+def against_trl(bench: Bench, base: str, count: int, rounds: int) -> dict[str, Measurement]:
+    """Ours, TRL with the same settings, and TRL as it comes, on generated reports."""
+    rows = [
+        Row(
+            instruction=instruction_for(report.study),
+            input=report.conclusion,
+            output=report.description,
+            document=report.id,
+        )
+        for report in generate(count)
+    ]
+    examples = tokens_of(rows, bench.settings.models_dir / base)
+    tokens = sum(len(example.input_ids) for example in examples)
+    hyper = Hyperparameters(n_epochs=1, max_length=max(len(example.input_ids) for example in examples))
+    file = bench.folder / "rows.jsonl"
+    with file.open("w", encoding="utf-8") as lines:
+        for row in rows:
+            prompt, completion = prompt_messages(row.instruction, row.input), completion_messages(row.output)
+            lines.write(json.dumps({"prompt": prompt, "completion": completion}, ensure_ascii=False) + "\n")
+    shape = {
+        "r": hyper.rank,
+        "lora_alpha": hyper.alpha,
+        "lora_dropout": hyper.dropout,
+        "target_modules": hyper.target_modules,
+    }
+    common = {"base": str(bench.settings.models_dir / base), "rows": str(file), "lora": shape}
+    dataset = bench.dataset(rows)
+    own, same, defaults = Measurement(), Measurement(), Measurement()
+    in_turns(
+        rounds,
+        lambda: bench.own(base, dataset, tokens, hyper, own),
+        lambda: bench.bare(common | {"arguments": same_settings(hyper, examples)}, tokens, same),
+        lambda: bench.bare(common | {"arguments": trl_defaults(hyper)}, tokens, defaults),
+    )
+    return {"ours": own, "TRL, our settings": same, "TRL, its defaults": defaults}
+
+
+def same_settings(hyper: Hyperparameters, examples: list[Example]) -> dict[str, Any]:
+    """Return what our trainer is told, in TRL's words."""
+    node = capability()
+    precision = Precision.of(node)
+    lengths = [len(example.input_ids) for example in examples]
+    at_once = micro_batch(lengths, hyper.batch_size, MICRO_BATCH_TOKENS["cuda" if node.cuda else "cpu"])
+    return {
+        **trl_defaults(hyper),
+        "per_device_train_batch_size": at_once,
+        "gradient_accumulation_steps": hyper.batch_size // at_once,
+        "learning_rate": hyper.learning_rate,
+        "lr_scheduler_type": hyper.scheduler,
+        "warmup_steps": hyper.warmup_ratio,
+        "weight_decay": hyper.weight_decay,
+        "optim": "adamw_8bit" if node.cuda else "adamw_torch_fused",
+        "bf16": str(precision.autocast) == "torch.bfloat16",
+        "fp16": str(precision.autocast) == "torch.float16",
+        "gradient_checkpointing": node.cuda is not None,
+        "model_init_kwargs": {"dtype": str(precision.base).removeprefix("torch.")},
+        "train_sampling_strategy": "group_by_length",
+        "logging_steps": 1,
+    }
+
+
+def trl_defaults(hyper: Hyperparameters) -> dict[str, Any]:
+    """Return what TRL must be told to do the same work: the epochs, no row cut; and to leave nothing."""
+    return {
+        "num_train_epochs": hyper.n_epochs,
+        "max_length": hyper.max_length,
+        "seed": hyper.seed,
+        "use_cpu": capability().cuda is None,
+        "save_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+    }
+
+
+def engines(bench: Bench, rounds: int, tokenizer: Path) -> dict[str, Measurement]:
+    """Unsloth and peft on an 8B shape: weights are random, which changes neither speed nor memory."""
+    base = bench.settings.models_dir / LARGE
+    make_large(base, tokenizer)
+    rows = long_rows(base)
+    tokens = sum(len(example.input_ids) for example in tokens_of(rows, base))
+    dataset = bench.dataset(rows)
+    measured = {"unsloth": Measurement(), "peft": Measurement()}
+
+    def run(engine: str) -> Callable[[], None]:
+        hyper = Hyperparameters.model_validate(
+            {"n_epochs": 1, "max_length": LARGE_LENGTH, "engine": engine, "learning_rate": 1e-5}
+        )
+        return lambda: bench.own(LARGE, dataset, tokens, hyper, measured[engine])
+
+    in_turns(rounds, *map(run, measured))
+    return measured
+
+
+def make_large(folder: Path, tokenizer: Path) -> None:
+    """Write random bf16 weights in Llama-3.1-8B's shape, with a small model's tokenizer and template."""
+    import torch
+    from transformers import AutoModelForCausalLM, LlamaConfig
+
+    folder.mkdir(parents=True)
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json"):
+        shutil.copy(tokenizer / name, folder / name)
+    small = json.loads((tokenizer / "config.json").read_text())
+    config = LlamaConfig(
+        vocab_size=128_256,
+        hidden_size=4096,
+        intermediate_size=14_336,
+        num_hidden_layers=32,
+        num_attention_heads=32,
+        num_key_value_heads=8,
+        max_position_embeddings=131_072,
+        rope_parameters={"rope_type": "default", "rope_theta": 500_000.0},
+        tie_word_embeddings=False,
+        **{name: small[name] for name in ("bos_token_id", "eos_token_id", "pad_token_id")},
+    )
+    torch.manual_seed(0)
+    with torch.device("cuda"):
+        model: Any = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
+            config, dtype=torch.bfloat16
+        )
+    model.save_pretrained(folder)
+
+
+def long_rows(base: Path) -> list[Row]:
+    """Return rows just below ``LARGE_LENGTH`` tokens, of reports laid end to end."""
+    descriptions = (report.description for report in generate(LARGE_ROWS * 40))
+    rows = []
+    for number in range(LARGE_ROWS):
+        text = ""
+        while True:
+            longer = f"{text} {next(descriptions)}".strip()
+            row = Row(instruction=instruction_for(None), input="Норма.", output=longer, document=f"d{number}")
+            if len(tokens_of([row], base)[0].input_ids) > LARGE_LENGTH:
+                break
+            text = longer
+        rows.append(row.model_copy(update={"output": text}))
+    return rows
+
+
+def tokens_of(rows: list[Row], base: Path) -> list[Example]:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True)
+    return tokenize(rows, tokenizer, max_length=10**9, stop_ids={tokenizer.eos_token_id}, split="train")
+
+
+def estimate_over_measured(bench: Bench, engine: str, measured: Measurement) -> float:
+    """Return estimated over measured peak memory, the estimate uncorrected by earlier jobs."""
+    config = json.loads((bench.settings.models_dir / LARGE / "config.json").read_text())
+    hyper = Hyperparameters.model_validate({"n_epochs": 1, "engine": engine, "max_length": LARGE_LENGTH})
+    spec = TrainingSpec(base_model=LARGE, dataset="", adapter_id="a", hyperparameters=hyper)
+    return 1 / observation(config, spec, node_facts(bench.settings), measured.result).memory_ratio
+
+
+@contextmanager
+def object_store(folder: Path) -> Iterator[StorageSettings]:
+    """A real S3 server for the run."""
+    port, secret = servers.free_port(), "benchmark-secret"
+    settings = StorageSettings.model_validate({"endpoint": f"127.0.0.1:{port}", "secret_key": secret})
+    server = servers.seaweedfs(folder / "s3", port, settings.access_key, secret)
+    with (folder / "s3.log").open("wb") as log:
+        process = subprocess.Popen(server.command, stdout=log, stderr=log)
+    try:
+        for _ in range(120):
+            try:
+                Storage(settings).create_buckets()
+                break
+            except NarrowcastError:
+                time.sleep(0.5)
+        else:
+            raise SystemExit((folder / "s3.log").read_text())
+        yield settings
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def _threads() -> int:
+    return len(os.sched_getaffinity(0))
+
+
+def show(measured: dict[str, Measurement]) -> None:
+    for name, of in measured.items():
+        peak = f"{statistics.median(of.peak_bytes) / 2**30:8.2f} GiB" if of.peak_bytes else ""
+        print(
+            f"  {name:20s} {statistics.median(of.steps_per_s):8.4f} steps/s"
+            f" {statistics.median(of.tokens_per_s):9.1f} tokens/s {peak}"
+            f"   rounds: {' '.join(f'{value:.1f}' for value in of.tokens_per_s)}"
+        )
+
+
+def ratio(one: list[float], other: list[float]) -> float:
+    return round(statistics.median(one) / statistics.median(other), 3)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--rows", type=int, default=64, help="generated reports, one epoch of them a run")
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--models", type=Path, default=Path(".local/models"))
+    parser.add_argument("--base", default="smollm2-135m-instruct")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+
+    ratios: dict[str, float] = {}
+    with tempfile.TemporaryDirectory() as scratch, object_store(Path(scratch)) as storage:
+        folder = Path(scratch)
+        models = folder / "models"
+        models.mkdir()
+        shutil.copytree(options.models / options.base, models / options.base)
+        bench = Bench(storage, TrainingSettings(models_dir=models, work_dir=folder / "work"), folder)
+        trl = against_trl(bench, options.base, options.rows, options.rounds)
+        own, same, defaults = trl.values()
+        show(trl)
+        ratios["own_over_bare_trl_steps"] = ratio(own.steps_per_s, same.steps_per_s)
+        ratios["defaults_over_trl_defaults_tokens"] = ratio(own.tokens_per_s, defaults.tokens_per_s)
+        if capability().cuda:
+            unsloth, peft = (large := engines(bench, options.rounds, models / options.base)).values()
+            show(large)
+            ratios["unsloth_over_peft_tokens"] = ratio(unsloth.tokens_per_s, peft.tokens_per_s)
+            ratios["unsloth_over_peft_memory"] = ratio(unsloth.peak_bytes, peft.peak_bytes)
+            ratios["estimate_over_measured"] = round(estimate_over_measured(bench, "unsloth", unsloth), 3)
+    for name, value in ratios.items():
+        print(f"  {name:36s} {value}")
+    if options.json:
+        print(json.dumps(ratios))
+
+
+if __name__ == "__main__":
+    main()

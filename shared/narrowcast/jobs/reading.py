@@ -1,0 +1,96 @@
+"""Job records, events and indexes as they are read: live ones from Redis, archived ones from S3."""
+
+from collections.abc import Iterator
+from typing import Any, Final
+
+import redis
+from pydantic import BaseModel
+
+from narrowcast.errors import NotFound
+from narrowcast.jobs.records import Job, JobEvent, JobKind
+from narrowcast.jobs.writing import ACTIVE_KEY, event_of, events_key, record_key
+from narrowcast.storage import Bucket
+
+TENANTS_KEY: Final = "nc:jobs:tenants"
+"""A hash: whose each job is, also after Redis has forgotten its record."""
+
+
+class JobArchive(BaseModel):
+    """What remains of a job in S3."""
+
+    job: Job
+    events: list[JobEvent]
+
+
+class JobReader:
+    """The job records, unchanged. Safe to share between threads."""
+
+    def __init__(self, client: redis.Redis, archive: Bucket) -> None:
+        # redis-py types every answer as "bytes or str, or an awaitable of them"; ours decodes and is sync.
+        self._redis: Any = client
+        self._archive = archive
+
+    def get(self, job_id: str, *, tenant: str | None = None, kind: JobKind | None = None) -> Job:
+        """Return a job, live or archived.
+
+        Args:
+            job_id: its id.
+            tenant: if given, a job of another tenant does not exist.
+            kind: if given, a job of another kind does not exist.
+
+        Raises:
+            NotFound: no such job.
+        """
+        raw = self._redis.get(record_key(job_id))
+        if raw is not None:
+            job = Job.model_validate_json(raw)
+        else:
+            owner = self._redis.hget(TENANTS_KEY, job_id)
+            if owner is None:
+                raise NotFound(f"no job {job_id}")
+            job = self._archived(owner, job_id).job
+        if (tenant is not None and job.tenant != tenant) or (kind is not None and job.kind is not kind):
+            raise NotFound(f"no job {job_id}")
+        return job
+
+    def page(
+        self, kind: JobKind, tenant: str, *, after: str | None = None, limit: int = 20
+    ) -> tuple[list[Job], bool]:
+        """Return up to ``limit`` jobs after job ``after``, newest first; and whether more follow."""
+        index = index_key(kind, tenant)
+        start = 0
+        if after is not None:
+            rank = self._redis.zrevrank(index, after)
+            if rank is None:
+                raise NotFound(f"no job {after}")
+            start = int(rank) + 1
+        job_ids = self._redis.zrevrange(index, start, start + limit)
+        return [self.get(job_id) for job_id in job_ids[:limit]], len(job_ids) > limit
+
+    def events(self, job_id: str, tenant: str) -> list[JobEvent]:
+        """Return a job's events, oldest first."""
+        entries = self._redis.xrange(events_key(job_id))
+        if not entries and not self._redis.exists(record_key(job_id)):
+            return self._archived(tenant, job_id).events
+        return [event_of(entry_id, fields) for entry_id, fields in entries]
+
+    def active(self) -> Iterator[Job]:
+        """Yield every job that has not ended."""
+        for job_id in self._redis.smembers(ACTIVE_KEY):
+            try:
+                yield self.get(job_id)
+            except NotFound:
+                self._redis.srem(ACTIVE_KEY, job_id)
+
+    def _archived(self, tenant: str, job_id: str) -> JobArchive:
+        return JobArchive.model_validate_json(self._archive.get(archive_key(tenant, job_id)))
+
+
+def index_key(kind: JobKind, tenant: str) -> str:
+    """Return the key of a sorted set: a tenant's jobs of a kind by when they were submitted."""
+    return f"nc:jobs:{kind}:{tenant}"
+
+
+def archive_key(tenant: str, job_id: str) -> str:
+    """Return where an ended job lies in the data bucket."""
+    return f"jobs/{tenant}/{job_id}.json"
