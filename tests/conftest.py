@@ -6,6 +6,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
@@ -39,6 +40,20 @@ def base_model() -> Path:
     if not (folder / "config.json").exists():
         pytest.skip(f"no base model at {folder}; `make model` gets it")
     return folder
+
+
+@pytest.fixture
+def llama_8b() -> dict[str, Any]:
+    """The shape of the paper's base, as its ``config.json`` has it."""
+    return {
+        "model_type": "llama",
+        "hidden_size": 4096,
+        "intermediate_size": 14336,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "vocab_size": 128256,
+    }
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,7 @@ import urllib3
 
 from narrowcast import logs
 from narrowcast.errors import JobFailed, NarrowcastError, Unavailable
-from narrowcast.jobs.running import Cancelled, Interrupted, RunningJob
+from narrowcast.jobs.running import Interrupted, RunningJob
 from narrowcast_trainer.settings import TrainingSettings
 
 _POLL_S: Final = 1.0
@@ -202,11 +202,7 @@ class _Waiting:
             self._say(_REASONS[answer])
             for other in held:
                 other.hold()
-            try:
-                self._running.check()
-            except Cancelled:
-                if not self._although_cancelled:
-                    raise
+            self._running.check(although_cancelled=self._although_cancelled)
             if self._should_stop():
                 raise Interrupted
             self._beat()

@@ -65,7 +65,7 @@ def _published(
 ) -> dict[str, Any] | None:
     def beat() -> None:
         heartbeat.beat()
-        running.check()
+        running.check(although_cancelled=running.job.keep_checkpoint)
 
     def say(message: str) -> None:
         running.event(message, level="warn")

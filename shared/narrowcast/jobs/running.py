@@ -58,8 +58,11 @@ class RunningJob:
         """Whether the job has to stop for now: its worker stops, it was paused, its hours are over."""
         return self._worker_stops() or self.job.must_yield(time.time())
 
-    def check(self) -> None:
+    def check(self, *, although_cancelled: bool = False) -> None:
         """Raise if the job must stop.
+
+        Args:
+            although_cancelled: it goes on, to keep what it has made.
 
         Raises:
             LeaseLost: it is another worker's.
@@ -68,7 +71,7 @@ class RunningJob:
         """
         if self.lost.is_set():
             raise LeaseLost(f"job {self.job.id} is not run by this worker any more")
-        if self.cancelled.is_set():
+        if self.cancelled.is_set() and not although_cancelled:
             raise Cancelled
         if self.should_stop():
             raise Interrupted

@@ -19,23 +19,14 @@ SMALL = T4.model_copy(update={"name": "NVIDIA GeForce RTX 3060", "memory_bytes":
 CPU = NodeFacts(
     name="cpu", device="cpu", memory_bytes=64 * GIB, engine="peft", micro_batch_tokens=1536, cores=4
 )
-# The real base of the tests serves under its name; the estimate is of the paper's shape.
-LLAMA = {
-    "model_type": "llama",
-    "hidden_size": 4096,
-    "intermediate_size": 14336,
-    "num_hidden_layers": 32,
-    "num_attention_heads": 32,
-    "num_key_value_heads": 8,
-    "vocab_size": 128256,
-}
 Error = Callable[..., dict[str, Any]]
 
 
 @pytest.fixture
-def facts(connections: Connections) -> EstimateFacts:
+def facts(connections: Connections, llama_8b: dict[str, Any]) -> EstimateFacts:
     reported = EstimateFacts(connections.redis)
-    reported.report_node(T4, {BASE: LLAMA})
+    # The real base of the tests serves under its name; the estimate is of the paper's shape.
+    reported.report_node(T4, {BASE: llama_8b})
     return reported
 
 
@@ -137,8 +128,10 @@ def test_bad_questions_are_refused(
     assert error(_ask(gateway, **({"rows": 936} | change)), status, code)["param"] == param
 
 
-def test_an_unknown_architecture_is_named(gateway: Any, facts: EstimateFacts, error: Error) -> None:
-    facts.report_node(T4, {BASE: LLAMA | {"model_type": "mixtral"}})
+def test_an_unknown_architecture_is_named(
+    gateway: Any, facts: EstimateFacts, error: Error, llama_8b: dict[str, Any]
+) -> None:
+    facts.report_node(T4, {BASE: llama_8b | {"model_type": "mixtral"}})
     found = error(_ask(gateway, rows=1), 400, "unsupported_architecture")
     assert "mixtral" in found["message"]
 

@@ -123,12 +123,12 @@ def run_vllm(
 
     @contextmanager
     def run(base: str, **settings: str | float) -> Iterator[Vllm]:
-        folder = tmp_path_factory.mktemp("vllm")
+        folder, port = tmp_path_factory.mktemp("vllm"), free_port()
         section = {
             "base_model": base,
             "base_model_path": base_model,
             "cache_dir": folder / "cache",
-            "port": free_port(),
+            "port": port,
             "max_lora_rank": 16,
             **settings,
         }
@@ -149,11 +149,11 @@ def run_vllm(
             )
         try:
             deadline = time.monotonic() + _START_S
-            while not is_ready("127.0.0.1", section["port"]):
+            while not is_ready("127.0.0.1", port):
                 assert process.poll() is None, log.read_text()[-3000:]
                 assert time.monotonic() < deadline, log.read_text()[-3000:]
                 time.sleep(0.5)
-            yield Vllm(process, section["port"], folder, log)
+            yield Vllm(process, port, folder, log)
         finally:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)

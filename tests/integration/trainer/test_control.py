@@ -108,7 +108,10 @@ def test_cancelling_keeps_the_last_checkpoint_if_asked_to(
 ) -> None:
     job = desk.submit(desk.dataset(rows(16), rows(3, start=100)), hyper=LONG)
     first = start_worker()
-    desk.wait_for_event(job.id, "checkpoint at step")
+    models = desk.connections.storage.models
+    desk.wait(
+        job.id, lambda job: any(one.step >= 8 for one in complete_checkpoints(models, desk.tenant, job.id))
+    )
     if state == "paused":
         desk.connections.jobs.pause(job.id)
         desk.wait(job.id, lambda job: job.status is JobStatus.PAUSED)
@@ -125,8 +128,30 @@ def test_cancelling_keeps_the_last_checkpoint_if_asked_to(
     assert manifest.job == job.id
     assert 0 < manifest.metrics["steps"] < 8 * EPOCHS
     assert manifest.metrics["train_loss"] > 0
+    # Not the newest weights but the best of those that were validated.
+    validated = {
+        loss: step
+        for (step, name), loss in _losses(desk, job.id).items()
+        if name == "valid_loss" and step <= manifest.metrics["steps"]
+    }
+    assert manifest.metrics["valid_loss"] == min(validated)
+    assert manifest.metrics["best_step"] == validated[min(validated)]
     assert len(desk.adapter(ended)) == 3
     assert desk.checkpoints(job.id) == []
+
+
+def test_a_checkpoint_that_changes_nothing_is_not_kept(desk: Desk, start_worker: Start) -> None:
+    job = desk.submit(desk.dataset(rows(16)), hyper=LONG | {"learning_rate": 1e-12})
+    start_worker()
+    desk.wait_for_event(job.id, "checkpoint at step")
+    desk.connections.jobs.request_cancel(job.id, keep_checkpoint=True)
+    ended = desk.ended(job.id)
+    assert (ended.status, ended.result) == (JobStatus.CANCELLED, {})
+    assert any(
+        message.startswith("no checkpoint was kept: the trained adapter failed its smoke test")
+        for message in desk.events(job.id)
+    )
+    assert desk.adapter(ended) == desk.checkpoints(job.id) == []
 
 
 def test_cancelling_before_there_is_a_checkpoint_says_that_none_was_kept(

@@ -137,6 +137,20 @@ def test_a_cancelled_and_a_stopped_job_give_the_gpu_back_at_once(
     inference.until(Phase.SERVING, 1.0)
 
 
+def test_a_kept_checkpoint_is_tried_out_while_the_model_sleeps(
+    desk: Desk, start_worker: Start, inference: Inference
+) -> None:
+    job = desk.submit(desk.dataset(rows(16)), hyper=LONG)
+    start_worker()
+    desk.wait_for_event(job.id, "checkpoint at step")
+    desk.connections.jobs.request_cancel(job.id, keep_checkpoint=True)
+    ended = desk.ended(job.id)
+    assert ended.status is JobStatus.CANCELLED
+    assert ended.result["adapter_id"] == job.spec["adapter_id"]
+    inference.until(Phase.SERVING)
+    assert inference.told == ["sleep", "wake"] * 2
+
+
 def test_a_killed_worker_is_forgotten_and_its_training_is_gone_by_then(
     desk: Desk, start_worker: Start, inference: Inference
 ) -> None:

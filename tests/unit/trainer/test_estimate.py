@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,22 +19,13 @@ from narrowcast_trainer.observing import observation
 from narrowcast_trainer.settings import TrainingSettings
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "estimates.md"
-LLAMA = {
-    "model_type": "llama",
-    "hidden_size": 4096,
-    "intermediate_size": 14336,
-    "num_hidden_layers": 32,
-    "num_attention_heads": 32,
-    "num_key_value_heads": 8,
-    "vocab_size": 128256,
-    "architectures": ["LlamaForCausalLM"],
-}
 GIB = 1024**3
 
 
 @pytest.fixture
-def config(tmp_path: Path) -> str:
-    (tmp_path / "config.json").write_text(json.dumps(LLAMA))
+def config(tmp_path: Path, llama_8b: dict[str, Any]) -> str:
+    config = llama_8b | {"architectures": ["LlamaForCausalLM"]}
+    (tmp_path / "config.json").write_text(json.dumps(config))
     return str(tmp_path / "config.json")
 
 
@@ -150,7 +142,7 @@ def test_every_readable_base_is_reported(tmp_path: Path) -> None:
     assert base_configs(tmp_path / "missing") == {}
 
 
-def test_a_finished_job_is_compared_with_its_own_estimate() -> None:
+def test_a_finished_job_is_compared_with_its_own_estimate(llama_8b: dict[str, Any]) -> None:
     facts = NodeFacts(
         name="Tesla T4", device="cuda", memory_bytes=15 * GIB, engine="unsloth", micro_batch_tokens=8192
     )
@@ -168,9 +160,9 @@ def test_a_finished_job_is_compared_with_its_own_estimate() -> None:
         "trained_tokens": 2808 * 700,
         "metrics": metrics,
     }
-    found = observation(LLAMA, spec, facts, result)
+    found = observation(llama_8b, spec, facts, result)
     assert found.memory_ratio == pytest.approx(10 / 8.25, rel=0.01)
     assert found.speed_ratio is not None
     assert 0.5 < found.speed_ratio < 2
     with pytest.raises(KeyError):
-        observation(LLAMA, spec, facts, result | {"metrics": {}})
+        observation(llama_8b, spec, facts, result | {"metrics": {}})
