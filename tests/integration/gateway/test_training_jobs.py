@@ -158,10 +158,14 @@ def test_every_hyperparameter_can_be_set(gateway: Any, file_id: str) -> None:
         "n_epochs": 2, "batch_size": 4, "learning_rate_multiplier": 0.5, "learning_rate": 1e-4, "rank": 16,
         "alpha": 32, "dropout": 0.05, "target_modules": ["q_proj", "v_proj"], "scheduler": "cosine",
         "warmup_ratio": 0.1, "weight_decay": 0.02, "max_length": 512, "early_stopping_patience": 1,
-        "seed": 11, "engine": "peft", "quantization": "nf4",
+        "seed": 11, "engine": "peft", "quantization": "nf4", "n_trials": 3,
+        "sweep": {
+            "learning_rate": [1e-5, 1e-3], "rank": [8, 16], "dropout": [0.0, 0.1], "weight_decay": [0.0, 0.1],
+            "batch_size": [4, 8], "n_epochs": [1, 2],
+        },
     }  # fmt: skip
     method = {"type": "supervised", "supervised": {"hyperparameters": asked}}
-    body = {"model": BASE, "training_file": file_id, "method": method}
+    body = {"model": BASE, "training_file": file_id, "validation_file": file_id, "method": method}
     job = gateway.http.post("/v1/fine_tuning/jobs", json=body).json()
     assert job["method"]["supervised"]["hyperparameters"] | {"seed": job["seed"]} == asked
     stored = TrainingSpec.model_validate(gateway.services.training.get(gateway.tenant, job["id"]).spec)
