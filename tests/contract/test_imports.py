@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-ENGINES = {"torch", "transformers", "trl", "peft", "unsloth", "bitsandbytes", "vllm"}
+ENGINES = {"torch", "transformers", "trl", "peft", "unsloth", "bitsandbytes", "vllm", "matplotlib"}
 WEB = {"fastapi", "starlette", "uvicorn"}
 LANGUAGE = {"slovnet", "navec", "pymorphy3"}
 

@@ -115,6 +115,22 @@ def test_training_survives_kill_9_of_its_process_group(site: Any) -> None:
     assert STATE["adapter"].startswith("e2e-")
 
 
+def test_its_card_shows_the_whole_training(site: Any) -> None:
+    job = next(iter(site.openai.fine_tuning.jobs.list(limit=1)))
+    shown = site.http.get(f"/v1/fine_tuning/jobs/{job.id}").json()
+    card = site.http.get(shown["training_card"]).json()
+    assert card["adapter"] == STATE["adapter"]
+    steps = [point["step"] for point in card["history"]]
+    assert steps == list(range(1, card["configuration"]["planned_steps"] + 1)), "before and after the kill"
+    assert card["data"]["dataset"] == STATE["dataset"]
+    text = site.http.get(f"{shown['training_card']}.md")
+    assert "## Time and memory" in text.text
+    for name, start in (("loss.png", b"\x89PNG"), ("loss.svg", b"<?xml")):
+        assert site.http.get(f"/v1/adapters/{STATE['adapter']}/{name}").content.startswith(start)
+    table = site.openai.files.content(shown["result_files"][0]).text.splitlines()
+    assert len(table) == 1 + len(steps)
+
+
 def kill_trainer(stack: Any) -> None:
     """Kill the Celery worker and everything below it at once, as a crashed node would."""
     worker = psutil.Process(stack.processes()["trainer"]["pid"])

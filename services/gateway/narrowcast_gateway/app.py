@@ -19,6 +19,7 @@ from narrowcast_gateway.generation.routes import router as generation
 from narrowcast_gateway.health.routes import router as health
 from narrowcast_gateway.metrics import RequestMetrics
 from narrowcast_gateway.middleware import BodyLimit, RequestContext
+from narrowcast_gateway.previews.routes import router as previews
 from narrowcast_gateway.services import create_http_client, create_services
 from narrowcast_gateway.settings import GatewaySettings
 from narrowcast_gateway.training.routes import router as training
@@ -54,7 +55,7 @@ def create_app(settings: GatewaySettings) -> FastAPI:
         generate_unique_id_function=lambda route: route.name,
     )
     v1 = APIRouter(prefix="/v1")
-    for router in (corpora, datasets, files, training, estimates, models, generation, evaluations):
+    for router in (corpora, datasets, files, training, estimates, previews, models, generation, evaluations):
         v1.include_router(router)
     app.include_router(v1)
     app.include_router(health)

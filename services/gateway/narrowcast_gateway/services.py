@@ -17,7 +17,9 @@ from narrowcast_gateway.evaluation.service import Evaluations
 from narrowcast_gateway.files.service import Files
 from narrowcast_gateway.generation.service import Generation
 from narrowcast_gateway.keys.service import ApiKeys
+from narrowcast_gateway.previews.service import Previews
 from narrowcast_gateway.settings import GatewaySettings
+from narrowcast_gateway.training.results import ResultFiles
 from narrowcast_gateway.training.service import Training
 
 _CONNECT_TIMEOUT_S = 5.0
@@ -33,8 +35,10 @@ class Services:
     corpora: Corpora
     datasets: Datasets
     files: Files
+    result_files: ResultFiles
     training: Training
     estimates: Estimates
+    previews: Previews
     generation: Generation
     evaluations: Evaluations
 
@@ -78,8 +82,10 @@ def create_services(settings: GatewaySettings, connections: Connections, http: h
         corpora=Corpora(connections, settings.uploads),
         datasets=datasets,
         files=Files(datasets),
+        result_files=ResultFiles(connections.jobs, adapters),
         training=training,
         estimates=Estimates(EstimateFacts(connections.redis), training, datasets, settings.servers),
+        previews=Previews(training, datasets, settings.servers, http),
         generation=Generation(adapters, settings.servers, http),
         evaluations=Evaluations(connections, adapters, datasets),
     )

@@ -8,12 +8,14 @@ engine, and a spawned process imports this module again.
 import os
 import runpy
 import sys
+from pathlib import Path
 
 from pydantic import ValidationError
 
 from narrowcast import logs
 from narrowcast.adapters import base_fingerprint
 from narrowcast.errors import NarrowcastError, Unavailable
+from narrowcast.masking import stop_ids
 from narrowcast_inference.arguments import PLUGIN, cpu_environment, vllm_arguments, vllm_environment
 from narrowcast_inference.cache import cached_adapters
 from narrowcast_inference.cleaning import claim_and_clean
@@ -70,9 +72,24 @@ def _prepare(settings: InferenceSettings) -> None:
     if section.trained_base_path not in (None, section.base_model_path):
         trained = base_fingerprint(section.trained_base_path)
         section.accepted_fingerprints = (*section.accepted_fingerprints, trained)
+    section.stop_token_ids = _stop_token_ids(section.base_model_path)
     logging_config = section.cache_dir / _LOGGING_CONFIG
     write_config(logging_config, settings.log_level)
     os.environ.update(vllm_environment(section, str(logging_config)))
+
+
+def _stop_token_ids(base: Path) -> tuple[int, ...]:
+    """Return the ids as a training of this base takes them.
+
+    Raises:
+        OSError: the folder has no tokenizer; vLLM could not serve it either.
+    """
+    from transformers import AutoTokenizer, GenerationConfig
+
+    tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True)
+    has_config = (base / "generation_config.json").is_file()
+    config = GenerationConfig.from_pretrained(base, local_files_only=True) if has_config else None
+    return tuple(sorted(stop_ids(tokenizer, config)))
 
 
 def _check_resolver() -> None:

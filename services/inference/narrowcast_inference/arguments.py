@@ -24,6 +24,7 @@ def vllm_environment(section: InferenceSection, logging_config: str) -> dict[str
         # Read by our resolver in the serving process.
         "NARROWCAST_INFERENCE__BASE_FINGERPRINT": section.base_fingerprint,
         "NARROWCAST_INFERENCE__ACCEPTED_FINGERPRINTS": json.dumps(section.accepted_fingerprints),
+        "NARROWCAST_INFERENCE__STOP_TOKEN_IDS": json.dumps(section.stop_token_ids),
     }
 
 

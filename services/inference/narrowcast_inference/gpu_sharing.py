@@ -22,6 +22,8 @@ from narrowcast_inference.gpu_lease import GpuLease, Phase, busy_training, lease
 from narrowcast_inference.status import ERROR_CODE_HEADER, App, Message, Receive, Send
 
 _PREFIX: Final = "/narrowcast/gpu-lease/"
+_WITHOUT_THE_ENGINE: Final = {"/tokenize", "/detokenize"}
+"""vLLM's web server does this by itself; a preview of a training may be wanted while another trains."""
 _RETRY_AFTER_S: Final = 30
 """How long the job trains is not known here. OpenAI's clients heed up to 60."""
 
@@ -45,7 +47,9 @@ class GpuSharingMiddleware:
         if scope["type"] == "http" and scope["path"].startswith(_PREFIX):
             response = await self._answer(Request(scope, receive))
             await response(scope, receive, send)
-        elif scope["type"] == "http" and scope["method"] == "POST":
+        elif (
+            scope["type"] == "http" and scope["method"] == "POST" and scope["path"] not in _WITHOUT_THE_ENGINE
+        ):
             # Every route of vLLM that makes the engine compute is a POST.
             await self._compute(scope, receive, send)
         else:

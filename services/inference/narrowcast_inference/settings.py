@@ -33,6 +33,8 @@ class InferenceSection(BaseModel):
     """Of the folder above. The launcher computes it once and hands it to vLLM's processes."""
     accepted_fingerprints: tuple[str, ...] = ()
     """Further bases whose adapters fit."""
+    stop_token_ids: tuple[int, ...] = ()
+    """At which the base ends a turn. The launcher reads them from the folder, for whoever asks."""
     trained_base_path: Path | None = None
     """Folder of the 16-bit base that jobs train on, if what is served is a quantised copy of it:
     its adapters fit."""

@@ -89,6 +89,7 @@ def _health() -> tuple[int, dict[str, Any]]:
         "accepted_fingerprints": sorted(section.fingerprints),
         "max_lora_rank": section.max_lora_rank,
         "max_model_len": section.max_model_len,
+        "stop_token_ids": section.stop_token_ids,
         "gpu": {"phase": lease.phase, "holder": lease.holder},
     }
     return (200 if registered else 503), body

@@ -9,10 +9,11 @@ from typing import Any, Final
 
 from narrowcast.adapters import base_fingerprint, check_servable
 from narrowcast.errors import InvalidInput, JobFailed
+from narrowcast.masking import stop_ids
 from narrowcast.storage import Bucket
 from narrowcast.training import Hyperparameters, QuantizationName, TrainingSpec
 from narrowcast_trainer.base_model import check_complete
-from narrowcast_trainer.data import Example, Rows, pad_id, read_rows, stop_ids, tokenize
+from narrowcast_trainer.data import Example, Rows, pad_id, read_rows, tokenize
 from narrowcast_trainer.protocol import TrainingOrder
 
 _SCALED_ALREADY: Final = {

@@ -2,18 +2,22 @@
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+from narrowcast import masking
 from narrowcast.artifacts import read_file, read_manifest
+from narrowcast.cards import DataFile
 from narrowcast.datasets import DatasetManifest, Row, SplitName, dataset_prefix, from_jsonl, split_file
 from narrowcast.errors import InvalidInput, NotFound
+from narrowcast.masking import FAULTS, Fault, mask_fault
 from narrowcast.prompts import completion_messages, prompt_messages
 from narrowcast.storage import Bucket
 from narrowcast_trainer.protocol import TrainingOrder
 
 IGNORED = -100
 """The label of a token that the loss leaves out, PyTorch's default."""
+stop_ids = masking.stop_ids
 _NAMED_ROWS = 20
 
 
@@ -32,6 +36,8 @@ class Rows:
 
     train: list[Row]
     validation: list[Row]
+    files: list[DataFile] = field(default_factory=list)
+    """What they were read from."""
 
     @property
     def default_instruction(self) -> str:
@@ -48,19 +54,22 @@ def read_rows(data: Bucket, order: TrainingOrder) -> Rows:
         CorruptArtifact: a file is not what was published.
     """
     spec = order.spec
-    train = _read_split(data, order.tenant, spec.dataset, "train")
+    files: list[DataFile] = []
+    train = _read_split(data, order.tenant, spec.dataset, "train", files)
     if not train:
         raise InvalidInput(
             f"{spec.dataset} has no training rows", code="empty_dataset", param="training_file"
         )
     if spec.validation_dataset is not None:
-        validation = _read_split(data, order.tenant, spec.validation_dataset, "train")
+        validation = _read_split(data, order.tenant, spec.validation_dataset, "train", files)
     else:
-        validation = _read_split(data, order.tenant, spec.dataset, "validation")
-    return Rows(train, validation)
+        validation = _read_split(data, order.tenant, spec.dataset, "validation", files)
+    return Rows(train, validation, files)
 
 
-def _read_split(data: Bucket, tenant: str, dataset: str, split: SplitName) -> list[Row]:
+def _read_split(
+    data: Bucket, tenant: str, dataset: str, split: SplitName, files: list[DataFile]
+) -> list[Row]:
     prefix = dataset_prefix(tenant, dataset)
     try:
         manifest = read_manifest(data, prefix, DatasetManifest)
@@ -68,7 +77,10 @@ def _read_split(data: Bucket, tenant: str, dataset: str, split: SplitName) -> li
         raise NotFound(f"no dataset {dataset}", code="unknown_dataset", param="training_file") from None
     if not manifest.rows.get(split):
         return []
-    return list(from_jsonl(read_file(data, prefix, manifest, split_file(split))))
+    name = split_file(split)
+    rows = list(from_jsonl(read_file(data, prefix, manifest, name)))
+    files.append(DataFile(dataset=dataset, split=split, rows=len(rows), sha256=manifest.files[name].sha256))
+    return rows
 
 
 def tokenize(
@@ -100,12 +112,8 @@ def tokenize(
         return []
     if not tokenizer.chat_template:
         raise InvalidInput("the base model has no chat template", code="invalid_base_model", param="model")
-    _refuse(
-        [number for number, row in enumerate(rows, 1) if not row.output.strip()],
-        split,
-        "have an empty output",
-        "empty_output",
-    )
+    empty = [number for number, row in enumerate(rows, 1) if not row.output.strip()]
+    _refuse(empty, split, "empty_output", FAULTS["empty_output"])
     prompts = _ids(tokenizer, [prompt_messages(row.instruction, row.input) for row in rows], prompt=True)
     wholes = _ids(
         tokenizer,
@@ -113,28 +121,18 @@ def tokenize(
         prompt=False,
     )
     examples = []
-    mismatched, endless, long = [], [], []
+    faulty: dict[Fault, list[int]] = {fault: [] for fault in FAULTS}
     for number, (prompt, whole) in enumerate(zip(prompts, wholes, strict=True), 1):
-        answer = whole[len(prompt) :]
-        if whole[: len(prompt)] != prompt or not answer:
-            mismatched.append(number)
-        elif not set(answer) & set(stop_ids):
-            endless.append(number)
-        elif len(whole) > max_length:
-            long.append(number)
-        examples.append(Example(whole, [IGNORED] * len(prompt) + answer))
-    _refuse(
-        mismatched, split, "are not their prompt and then an answer in the base's chat template",
-        "chat_template_mismatch",
-    )  # fmt: skip
-    _refuse(endless, split, "would train no end-of-turn token", "no_end_of_turn")
+        fault = mask_fault(prompt, whole, max_length=max_length, stop_ids=stop_ids)
+        if fault is not None:
+            faulty[fault].append(number)
+        examples.append(Example(whole, [IGNORED] * len(prompt) + whole[len(prompt) :]))
     longest = max(len(example.input_ids) for example in examples)
-    _refuse(
-        long,
-        split,
-        f"are longer than {limit}, {max_length} tokens (the longest has {longest})",
-        "rows_too_long",
-    )
+    for fault, numbers in faulty.items():
+        what = FAULTS[fault]
+        if fault == "rows_too_long":
+            what = f"are longer than {limit}, {max_length} tokens (the longest has {longest})"
+        _refuse(numbers, split, fault, what)
     return examples
 
 
@@ -145,20 +143,15 @@ def _ids(tokenizer: Any, chats: list[Any], *, prompt: bool) -> list[list[int]]:
     return encoded
 
 
-def _refuse(numbers: list[int], split: str, what: str, code: str) -> None:
+def _refuse(numbers: list[int], split: str, fault: Fault, what: str) -> None:
     if not numbers:
         return
     named = ", ".join(map(str, numbers[:_NAMED_ROWS])) + (", …" if len(numbers) > _NAMED_ROWS else "")
     raise InvalidInput(
-        f"{len(numbers)} rows of the {split} split {what}: rows {named}", code=code, param="training_file"
+        f"{len(numbers)} rows of the {split} split {what}: rows {named}",
+        code=fault,
+        param="training_file",
     )
-
-
-def stop_ids(tokenizer: Any, generation_config: Any) -> set[int]:
-    """Return the token ids at which the base stops: its tokenizer's, and its generation config's."""
-    configured = generation_config.eos_token_id if generation_config is not None else None
-    several = configured if isinstance(configured, list) else [configured]
-    return {token for token in [tokenizer.eos_token_id, *several] if token is not None}
 
 
 def pad_id(tokenizer: Any, stops: Collection[int]) -> int:

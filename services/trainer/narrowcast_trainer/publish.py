@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from narrowcast import logs
 from narrowcast.adapters import (
     ADAPTER_CONFIG,
     ADAPTER_WEIGHTS,
@@ -15,12 +16,16 @@ from narrowcast.adapters import (
     check_servable,
 )
 from narrowcast.artifacts import publish, read_manifest
+from narrowcast.cards import CARD
 from narrowcast.errors import Conflict, JobFailed, NotFound
 from narrowcast.prompts import TEMPLATE_HASH, TEMPLATE_ID
 from narrowcast.storage import Bucket
 from narrowcast.sweeps import Trial, best_trial
 from narrowcast.training import Hyperparameters
+from narrowcast_trainer.card.record import RunRecord
 from narrowcast_trainer.protocol import TrainingOrder
+
+_log = logs.get(__name__)
 
 
 def published_result(models: Bucket, order: TrainingOrder) -> dict[str, Any] | None:
@@ -55,6 +60,7 @@ def result_of(manifest: AdapterManifest) -> dict[str, Any]:
         "trained_tokens": None if tokens is None else int(tokens),
         "metrics": manifest.metrics,
         **(sweep if manifest.trials else {}),
+        "training_card": CARD in manifest.files,
     }
 
 
@@ -68,10 +74,11 @@ def publish_adapter(
     fingerprint: str,
     default_instruction: str,
     metrics: Mapping[str, float],
-    hyperparameters: Hyperparameters | None = None,
+    record: RunRecord,
+    hyperparameters: Hyperparameters,
     trials: Sequence[Trial] = (),
 ) -> AdapterManifest:
-    """Check the adapter in ``folder`` (PEFT's format) and publish it; return its manifest.
+    """Check the adapter in ``folder`` (PEFT's format) and publish it with its card; return its manifest.
 
     Raises:
         InvalidInput: vLLM would not serve it.
@@ -83,6 +90,7 @@ def publish_adapter(
     check_weights(folder / ADAPTER_WEIGHTS)
     # PEFT writes the path on this node, which means nothing anywhere else.
     config["base_model_name_or_path"] = order.spec.base_model
+    published = published_hyperparameters(hyperparameters, trials)
     manifest = AdapterManifest(
         id=order.spec.adapter_id,
         tenant=order.tenant,
@@ -94,7 +102,7 @@ def publish_adapter(
         dataset=order.spec.dataset,
         job=order.job_id,
         metrics=dict(metrics),
-        hyperparameters=hyperparameters.model_dump(mode="json", exclude_none=True) if hyperparameters else {},
+        hyperparameters=published.model_dump(mode="json", exclude={"n_trials", "sweep"}),
         trials=list(trials),
     )
     prefix = adapter_prefix(order.tenant, order.spec.adapter_id)
@@ -102,8 +110,34 @@ def publish_adapter(
     files: dict[str, Path | bytes] = {
         ADAPTER_CONFIG: json.dumps(config, indent=1, sort_keys=True).encode(),
         ADAPTER_WEIGHTS: folder / ADAPTER_WEIGHTS,
+        **_card(manifest, order, published, config, record),
     }
     return publish(models, prefix, files, manifest)
+
+
+def _card(
+    manifest: AdapterManifest,
+    order: TrainingOrder,
+    hyperparameters: Hyperparameters,
+    config: Mapping[str, Any],
+    record: RunRecord,
+) -> dict[str, bytes]:
+    from narrowcast_trainer.card.build import build_card, card_files
+
+    try:
+        kept = order.task == "publish_checkpoint"
+        spec = order.spec.model_copy(update={"hyperparameters": hyperparameters})
+        card = build_card(manifest, spec, config, record, kept_checkpoint=kept)
+        return card_files(card)
+    except Exception as error:  # noqa: BLE001 - hours on a GPU are not lost over a picture
+        _log.error("no_training_card", exc_info=error)
+        return {}
+
+
+def published_hyperparameters(hyper: Hyperparameters, trials: Sequence[Trial]) -> Hyperparameters:
+    """Return what the published adapter was trained with: a sweep's best trial's, else the job's own."""
+    best = best_trial(trials)
+    return hyper.of_trial(best.hyperparameters) if best else hyper
 
 
 def check_weights(path: Path) -> None:

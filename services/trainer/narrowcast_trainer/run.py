@@ -15,7 +15,7 @@ from narrowcast.adapters import AdapterManifest
 from narrowcast.errors import JobFailed
 from narrowcast.jobs.stopping import die_with
 from narrowcast.storage import Storage
-from narrowcast.sweeps import best_trial
+from narrowcast_trainer.card.record import RunRecord
 from narrowcast_trainer.checkpoints import Checkpoints, Resumable, best_losses
 from narrowcast_trainer.checks import CheckedBase, CheckedRows, check_base, check_engine, check_rows
 from narrowcast_trainer.data import token_count
@@ -24,7 +24,7 @@ from narrowcast_trainer.engines.base import TrainingStopped, TrainingTask
 from narrowcast_trainer.engines.best import best_in
 from narrowcast_trainer.patience import patiently
 from narrowcast_trainer.protocol import Completed, Stopped, TaskName, TrainingOrder
-from narrowcast_trainer.publish import publish_adapter, result_of
+from narrowcast_trainer.publish import publish_adapter, published_hyperparameters, result_of
 from narrowcast_trainer.reasons import reason_of
 from narrowcast_trainer.reporter import Reporter
 from narrowcast_trainer.stop import StopSignal
@@ -82,8 +82,7 @@ def train(order: TrainingOrder, reporter: Reporter, stop: StopSignal) -> dict[st
     trained = engine.train(task) if task.hyperparameters.n_trials == 1 else Sweep(engine, task).run()
     reporter.note("trying the adapter out before it is published")
     engine.smoke_test(task, trained.adapter)
-    best = best_trial(trained.trials)
-    hyperparameters = task.hyperparameters.of_trial(best.hyperparameters if best else {})
+    hyperparameters = published_hyperparameters(task.hyperparameters, trained.trials)
 
     def publish() -> AdapterManifest:
         return publish_adapter(
@@ -95,8 +94,9 @@ def train(order: TrainingOrder, reporter: Reporter, stop: StopSignal) -> dict[st
             fingerprint=base.fingerprint,
             default_instruction=checked.rows.default_instruction,
             metrics=trained.metrics | {"trained_tokens": tokens * hyperparameters.n_epochs},
-            hyperparameters=hyperparameters,
+            hyperparameters=task.hyperparameters,
             trials=trained.trials,
+            record=trained.record.model_copy(update={"files": checked.rows.files}),
         )
 
     manifest = _patiently(order, publish, reporter, stop)
@@ -119,6 +119,7 @@ def publish_checkpoint(order: TrainingOrder, reporter: Reporter, stop: StopSigna
     checked = check_rows(order, storage.data, base.folder)
     sweep = best_so_far(found.folder)
     adapter = sweep.adapter if sweep else best_in(found.folder) or found.folder
+    record = sweep.record if sweep else RunRecord.read(found.folder)
     engine.smoke_test(_task(order, storage, base, checked, reporter, stop, None), adapter)
     manifest = publish_adapter(
         storage.models,
@@ -130,6 +131,8 @@ def publish_checkpoint(order: TrainingOrder, reporter: Reporter, stop: StopSigna
         metrics=sweep.metrics
         if sweep
         else {"steps": float(found.step), "seconds": found.seconds, **best_losses(found.folder)},
+        record=record.model_copy(update={"files": checked.rows.files}),
+        hyperparameters=checked.hyperparameters,
         trials=sweep.trials if sweep else (),
     )
     reporter.note(f"adapter {manifest.id} is published from a checkpoint", adapter=manifest.id)

@@ -16,6 +16,7 @@ from pydantic import BaseModel
 from narrowcast.errors import JobFailed, Unavailable
 from narrowcast.sweeps import Trial, best_trial
 from narrowcast.training import Hyperparameters, QuantizationName
+from narrowcast_trainer.card.record import RunRecord
 from narrowcast_trainer.checkpoints import Resumable
 from narrowcast_trainer.engines.base import Engine, Trained, TrainingStopped, TrainingTask
 from narrowcast_trainer.memory import is_out_of_memory
@@ -39,6 +40,7 @@ class SweepState(BaseModel):
     """Of the finished trials."""
     best_metrics: dict[str, float] = {}
     best_quantization: QuantizationName = "none"
+    best_record: RunRecord = RunRecord()
 
 
 def best_so_far(checkpoint: Path) -> Trained | None:
@@ -51,7 +53,8 @@ def best_so_far(checkpoint: Path) -> Trained | None:
 
 def _trained(adapter: Path, state: SweepState) -> Trained:
     metrics = state.best_metrics | {"seconds": round(state.seconds, 1)}
-    return Trained(adapter, state.best_quantization, metrics, trials=tuple(state.trials))
+    trials = tuple(state.trials)
+    return Trained(adapter, state.best_quantization, metrics, state.best_record, trials)
 
 
 class Sweep:
@@ -123,6 +126,7 @@ class Sweep:
             shutil.copytree(trained.adapter, self._best)
             self._state.best_metrics = trained.metrics | {"best_trial": float(number)}
             self._state.best_quantization = trained.quantization
+            self._state.best_record = trained.record
         self._saved_step = max(self._saved_step, self._state.step + int(trained.metrics["steps"]))
         return trial
 

@@ -4,6 +4,7 @@ vLLM's engine is paused, empties its caches and refuses to compute; its workers 
 there is no memory to free. That the memory is freed, and comes back as it was, needs a GPU.
 """
 
+import json
 import signal
 import subprocess
 import time
@@ -14,10 +15,21 @@ from typing import Any
 
 import httpx
 import pytest
+from fastapi.testclient import TestClient
 
 pytest.importorskip("vllm")
 
+from narrowcast.connections import Connections
+from narrowcast.datasets import Row
+from narrowcast.errors import InvalidInput
+from narrowcast.masking import stop_ids
+from narrowcast.settings import Settings
+from narrowcast_gateway.app import create_app
+from narrowcast_gateway.previews.service import TokenizedRow, tokenize_rows
+from narrowcast_gateway.previews.tokenizer import BaseTokenizer
+from narrowcast_gateway.settings import GatewaySettings, ServersSettings
 from narrowcast_inference.health import is_ready
+from narrowcast_trainer.data import IGNORED, tokenize
 
 from .conftest import Publish, RunVllm
 
@@ -126,6 +138,86 @@ def test_requests_in_flight_end_or_are_cut_off_and_never_truncated(server: Serve
     server.release("job.2")
     server.until(lambda: server.phase() == "serving")
     assert server.answer(BASE)
+
+
+ROWS = [
+    Row(instruction="Опиши.", input="Грыжа L4-L5", output="Грыжа диска 5 мм, ёмкость сохранена."),
+    Row(instruction=" Опиши ", input="Ж 🫁 <|im_end|>\n", output="  Лёгкие 𝛼 без\u00a0очагов.\n\n• Корни"),
+    Row(instruction="Опиши.", input="Норма", output="Без особенностей. " * 60),
+]
+
+
+@pytest.fixture
+def gateway(
+    server: Server, settings: Settings, connections: Connections, tenant: str
+) -> Iterator[TestClient]:
+    """The API, with this server behind it."""
+    bases = ServersSettings.model_validate({"bases": {BASE: f"http://127.0.0.1:{server.port}"}})
+    app = create_app(GatewaySettings(redis=settings.redis, storage=settings.storage, servers=bases))
+    with TestClient(app) as http:
+        http.headers["Authorization"] = f"Bearer {app.state.services.keys.create(tenant)}"
+        yield http
+
+
+async def _previewed(server: Server, max_length: int) -> list[TokenizedRow]:
+    async with httpx.AsyncClient() as http:
+        tokenizer = BaseTokenizer(http, BASE, f"http://127.0.0.1:{server.port}")
+        return await tokenize_rows(tokenizer, list(enumerate(ROWS, 1)), max_length)
+
+
+async def test_a_preview_is_what_is_trained_and_needs_no_gpu(
+    server: Server, gateway: TestClient, base_model: Path
+) -> None:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(base_model)
+    limits: Any = {"stop_ids": stop_ids(tokenizer, None), "split": "train"}
+    trained = tokenize(ROWS, tokenizer, max_length=2048, **limits)
+    server.fall_asleep("job.preview")
+    for row, example in zip(await _previewed(server, 2048), trained, strict=True):
+        assert row.whole == example.input_ids
+        assert example.labels == [IGNORED] * row.mask_from + row.whole[row.mask_from :]
+        assert row.fault is None
+
+    # Both refuse the same row for the same reason.
+    with pytest.raises(InvalidInput) as refused:
+        tokenize(ROWS, tokenizer, max_length=200, **limits)
+    assert [row.fault for row in await _previewed(server, 200)] == [None, None, refused.value.code]
+    assert "rows 3" in refused.value.message
+
+    lines = "".join(json.dumps(row.model_dump(exclude_none=True)) + "\n" for row in ROWS)
+    upload = gateway.post("/v1/files", files={"file": ("x", lines)}, data={"purpose": "fine-tune"})
+    asked = {"model": BASE, "training_file": upload.json()["id"], "hyperparameters": {"max_length": 200}}
+    answer = gateway.post("/v1/fine_tuning/previews", json=asked | {"whole_file": True})
+    assert answer.status_code == 200, answer.text
+    assert_shown(answer.json(), [len(example.input_ids) for example in trained])
+    text = gateway.post("/v1/fine_tuning/previews", json=asked, headers={"Accept": "text/plain"}).text
+    assert "assistant\n⟦Грыжа диска 5 мм, ёмкость сохранена.<|im_end|>\n⟧" in text
+    assert "REFUSED, rows_too_long" in text
+    server.release("job.preview")
+    server.until(lambda: server.phase() == "serving")
+    assert "ёмкость" not in server.log.read_text()
+
+
+def assert_shown(preview: dict[str, Any], lengths: list[int]) -> None:
+    shown = preview["rows"]
+    assert [row["tokens"] for row in shown] == lengths
+    for row, source in zip(shown, ROWS, strict=True):
+        prompt, answer = row["segments"]
+        assert (prompt["trained"], answer["trained"]) == (False, True)
+        assert prompt["tokens"] + answer["tokens"] == row["tokens"]
+        assert answer["tokens"] == row["trained_tokens"]
+        assert prompt["text"].endswith("<|im_start|>assistant\n")
+        assert source.input.strip() in prompt["text"]
+        assert answer["text"] == source.output.strip() + "<|im_end|>\n", "no letter is cut"
+    assert [row["refused"] and row["refused"]["code"] for row in shown] == [None, None, "rows_too_long"]
+    assert preview["summary"] == {
+        "tokens": sum(lengths),
+        "trained_tokens": sum(row["trained_tokens"] for row in shown),
+        "longest_row": 3,
+        "longest_row_tokens": lengths[2],
+        "refused": [{"code": "rows_too_long", "count": 1, "rows": [3]}],
+    }
 
 
 def test_it_is_lent_again_and_can_be_stopped_asleep(server: Server) -> None:

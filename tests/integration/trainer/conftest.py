@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from narrowcast.artifacts import publish
+from narrowcast.adapters import AdapterManifest, adapter_prefix
+from narrowcast.artifacts import MANIFEST, publish, read_manifest
 from narrowcast.connections import Connections
 from narrowcast.datasets import DatasetManifest, Row, dataset_prefix, split_file, to_jsonl
 from narrowcast.ids import new_id
@@ -167,7 +168,13 @@ class Desk:
 
     def adapter(self, job: Job) -> list[str]:
         """Return the keys of what a job published."""
-        return list(self.connections.storage.models.keys(f"adapters/{self.tenant}/{job.spec['adapter_id']}/"))
+        return list(self.connections.storage.models.keys(adapter_prefix(self.tenant, job.spec["adapter_id"])))
+
+    def check_adapter(self, job: Job) -> None:
+        """Check that what a job published is there, all of it and nothing else."""
+        prefix = adapter_prefix(self.tenant, job.spec["adapter_id"])
+        manifest = read_manifest(self.connections.storage.models, prefix, AdapterManifest)
+        assert sorted(self.adapter(job)) == sorted(prefix + name for name in (*manifest.files, MANIFEST))
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import pytest
 
 from narrowcast.adapters import AdapterManifest, adapter_prefix
 from narrowcast.artifacts import read_manifest
+from narrowcast.cards import CARD, CARD_TEXT, LOSS_PNG, LOSS_SVG, STEP_METRICS, TrainingCard
 from narrowcast.checkpoints import complete_checkpoints
 from narrowcast.jobs.queue import GPU_QUEUE
 from narrowcast.jobs.records import Job, JobStatus
@@ -136,7 +137,17 @@ def test_cancelling_keeps_the_last_checkpoint_if_asked_to(
     }
     assert manifest.metrics["valid_loss"] == min(validated)
     assert manifest.metrics["best_step"] == validated[min(validated)]
-    assert len(desk.adapter(ended)) == 3
+    card = TrainingCard.model_validate_json(
+        desk.connections.storage.models.get(adapter_prefix(desk.tenant, manifest.id) + CARD)
+    )
+    assert card.ending == "kept_checkpoint"
+    steps = int(manifest.metrics["steps"])
+    assert [point.step for point in card.history] == list(range(1, steps + 1)), (
+        "whole, before and after a pause"
+    )
+    assert card.attempts
+    assert card.resources.seconds
+    assert set(manifest.files) >= {CARD, CARD_TEXT, LOSS_PNG, LOSS_SVG, STEP_METRICS}
     assert desk.checkpoints(job.id) == []
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from narrowcast.training import Hyperparameters
+from narrowcast_trainer.card.record import RunRecord
 from narrowcast_trainer.checkpoints import Resumable
 from narrowcast_trainer.data import stop_ids, tokenize
 from narrowcast_trainer.engines.base import TrainingStopped, TrainingTask
@@ -102,6 +103,20 @@ def test_stopped_and_resumed_is_bit_for_bit_the_same(models_dir: Path, tmp_path:
     for name in ("train_loss", "valid_loss"):
         assert whole.metrics[name] == pytest.approx(resumed.metrics[name], abs=1e-9)
     assert min(event.metrics.step for event in _measured(tmp_path / "rest.events")) > 3
+    _same_curve(whole.record, resumed.record)
+
+
+def _same_curve(whole: RunRecord, resumed: RunRecord) -> None:
+    """The training card of a run that was interrupted shows all of it."""
+    assert [point.step for point in resumed.points] == list(range(1, 9))
+    timed = {"tokens_per_s", "memory_bytes"}
+    assert [point.model_dump(exclude=timed) for point in resumed.points] == [
+        point.model_dump(exclude=timed) for point in whole.points
+    ]
+    assert all(point.tokens_per_s and point.memory_bytes for point in resumed.points)
+    assert [attempt.first_step for attempt in resumed.attempts] == [1, 4]
+    assert all(attempt.seconds > 0 for attempt in resumed.attempts)
+    assert whole.tokens == resumed.tokens
 
 
 def _measured(events: Path) -> list[Measured]:

@@ -12,6 +12,7 @@ from typing import Any
 
 from narrowcast.adapters import AdapterManifest, adapter_prefix, base_fingerprint
 from narrowcast.artifacts import read_manifest
+from narrowcast.cards import CARD, CARD_TEXT, LOSS_PNG, LOSS_SVG, STEP_METRICS, TrainingCard
 from narrowcast.estimates.history import EstimateFacts, Observation
 from narrowcast.jobs.heartbeat import Heartbeat
 from narrowcast.jobs.records import JobStatus
@@ -22,6 +23,7 @@ from .conftest import TOY, Desk, Worker, alive, rows
 
 Start = Callable[..., Worker]
 LINEAR = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
+CARD_FILES = {CARD, CARD_TEXT, LOSS_PNG, LOSS_SVG, STEP_METRICS}
 EPOCHS = 12
 LONG: dict[str, Any] = {"n_epochs": EPOCHS}  # time enough to interfere
 
@@ -38,7 +40,8 @@ def test_a_queued_job_becomes_an_adapter(
     adapter_id = job.spec["adapter_id"]
     models = desk.connections.storage.models
     manifest = read_manifest(models, adapter_prefix(desk.tenant, adapter_id), AdapterManifest)
-    assert set(manifest.files) == {"adapter_config.json", "adapter_model.safetensors"}
+    assert set(manifest.files) == {"adapter_config.json", "adapter_model.safetensors", *CARD_FILES}
+    _check_card(TrainingCard.model_validate_json(models.get(adapter_prefix(desk.tenant, adapter_id) + CARD)))
     assert manifest.base.fingerprint == base_fingerprint(models_dir / TOY)
     assert (manifest.base.name, manifest.rank, manifest.engine) == (TOY, 8, "peft")
     assert manifest.prompt.hash == TEMPLATE_HASH
@@ -49,6 +52,7 @@ def test_a_queued_job_becomes_an_adapter(
 
     assert job.result["adapter_id"] == adapter_id
     assert job.result["trained_tokens"] > 0
+    assert job.result["training_card"]
     metrics = job.result["metrics"]
     assert {"train_loss", "valid_loss", "seconds", "trained_tokens", "tokens_per_s"} <= set(metrics)
     assert metrics["steps"] == 10
@@ -79,6 +83,26 @@ def test_a_queued_job_becomes_an_adapter(
     assert any(line["event"] == "job_succeeded" and line["job_id"] == job.id for line in worker.lines())
     # Neither what was trained on nor what libraries print about it.
     assert "мениск" not in worker.log.read_text().lower()
+
+
+def _check_card(card: TrainingCard) -> None:
+    assert (card.ending, card.resources.steps, len(card.attempts)) == ("completed", 10, 1)
+    assert [point.step for point in card.history] == list(range(1, 11))
+    assert [epoch.valid_loss is not None for epoch in card.epochs] == [True, True]
+    assert all(
+        point.train_loss and point.learning_rate is not None and point.tokens_per_s for point in card.history
+    )
+    assert set(card.configuration.target_modules) == LINEAR
+    assert (card.configuration.optimizer, card.configuration.accumulation_steps) == ("adamw_torch_fused", 1)
+    assert {"torch", "transformers", "peft", "trl"} <= set(card.configuration.libraries)
+    assert [(file.split, file.rows) for file in card.data.files] == [("train", 10), ("validation", 3)]
+    assert card.data.tokens is not None
+    assert 0 < card.data.tokens.answer_tokens < card.data.tokens.train_tokens
+    assert card.resources.tokens_seen == 2 * card.data.tokens.train_tokens
+    assert card.resources.rows_seen == 20
+    assert card.resources.peak_memory_bytes
+    assert card.resources.device_memory_bytes
+    assert 0 < card.resources.peak_memory_bytes < card.resources.device_memory_bytes
 
 
 def test_cancelling_a_running_job_keeps_nothing(desk: Desk, start_worker: Start) -> None:
@@ -114,7 +138,7 @@ def test_a_killed_worker_s_job_is_resumed_by_another(desk: Desk, start_worker: S
     assert ended.attempt == 2
     assert any("resumed after step" in message for message in desk.events(job.id))
     assert ended.result["metrics"]["steps"] == 8 * EPOCHS
-    assert len(desk.adapter(ended)) == 3
+    desk.check_adapter(ended)
     assert desk.checkpoints(job.id) == []
 
 

@@ -5,7 +5,7 @@ from functools import lru_cache
 
 from narrowcast import ids
 from narrowcast.adapters import AdapterManifest, adapter_prefix, serving_name
-from narrowcast.artifacts import read_manifest
+from narrowcast.artifacts import read_file, read_manifest
 from narrowcast.errors import NotFound
 from narrowcast.storage import Bucket
 from narrowcast_gateway.settings import ServersSettings
@@ -65,6 +65,30 @@ class Adapters:
             except NotFound:
                 continue  # its files are there but not its manifest: still being published
         return sorted(manifests, key=lambda manifest: manifest.created_at, reverse=True)
+
+    def card_hash(self, tenant: str, adapter_id: str, name: str) -> str:
+        """Return the SHA-256 of a file of an adapter's training card (see :mod:`narrowcast.cards`).
+
+        Raises:
+            NotFound: the tenant has no such adapter, or the adapter no card.
+        """
+        entry = self.get(tenant, adapter_id).files.get(name)
+        if entry is None:
+            raise NotFound(f"{adapter_id} has no training card", code="no_training_card")
+        return entry.sha256
+
+    def card_file(self, tenant: str, adapter_id: str, name: str) -> bytes:
+        """Return a file of an adapter's training card, verified.
+
+        Raises:
+            NotFound: as :meth:`card_hash`.
+        """
+        self.card_hash(tenant, adapter_id, name)
+        manifest = self.get(tenant, adapter_id)
+        try:
+            return read_file(self._bucket, adapter_prefix(tenant, adapter_id), manifest, name)
+        except NotFound:
+            raise _no_model(adapter_id) from None  # deleted since its manifest was read
 
     def resolve(self, tenant: str, model: str) -> ModelTarget:
         """Return where a request of ``tenant`` for ``model`` goes.

@@ -6,8 +6,10 @@ from fastapi import APIRouter, File, Form, Response, UploadFile
 from pydantic import BaseModel
 
 from narrowcast.datasets import DatasetManifest
+from narrowcast.errors import NotFound
 from narrowcast_gateway.deps import ServicesDep, TenantDep
 from narrowcast_gateway.schemas import Deleted, Page
+from narrowcast_gateway.training.results import ResultFile
 
 router = APIRouter(prefix="/files", tags=["files"])
 
@@ -21,7 +23,7 @@ class FileObject(BaseModel):
     created_at: int
     filename: str
     """Made from the id: the name it was uploaded with may be a patient's and is not kept."""
-    purpose: Literal["fine-tune"] = "fine-tune"
+    purpose: Literal["fine-tune", "fine-tune-results"] = "fine-tune"
     status: Literal["processed"] = "processed"
 
     @classmethod
@@ -32,6 +34,17 @@ class FileObject(BaseModel):
             bytes=manifest.statistics["bytes"],
             created_at=int(manifest.created_at),
             filename=f"{manifest.id}.jsonl",
+        )
+
+    @classmethod
+    def of_result(cls, result: ResultFile) -> "FileObject":
+        """Return the description of a training's table of steps."""
+        return cls(
+            id=result.id,
+            bytes=result.size,
+            created_at=int(result.created_at),
+            filename=f"{result.id}.csv",
+            purpose="fine-tune-results",
         )
 
 
@@ -54,14 +67,21 @@ def list_files(services: ServicesDep, tenant: TenantDep) -> Page[FileObject]:
 
 @router.get("/{file_id}")
 def get_file(file_id: str, services: ServicesDep, tenant: TenantDep) -> FileObject:
-    """Return one file's description."""
-    return FileObject.of(services.files.get(tenant, file_id))
+    """Return one file's description, an uploaded one's or that of a training's result."""
+    try:
+        return FileObject.of(services.files.get(tenant, file_id))
+    except NotFound:
+        return FileObject.of_result(services.result_files.get(tenant, file_id))
 
 
 @router.get("/{file_id}/content", response_class=Response)
 def get_file_content(file_id: str, services: ServicesDep, tenant: TenantDep) -> Response:
-    """Download a file as it was uploaded."""
-    return Response(services.files.content(tenant, file_id), media_type="application/octet-stream")
+    """Download a file as it was uploaded, or a training's table of steps as CSV."""
+    try:
+        return Response(services.files.content(tenant, file_id), media_type="application/octet-stream")
+    except NotFound:
+        result = services.result_files.get(tenant, file_id)
+        return Response(services.result_files.content(result), media_type="text/csv; charset=utf-8")
 
 
 @router.delete("/{file_id}")

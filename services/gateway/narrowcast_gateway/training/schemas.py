@@ -10,6 +10,7 @@ from narrowcast.jobs.schedule import HIGHEST_PRIORITY, MOST_ATTEMPTS, RunWindow,
 from narrowcast.sweeps import SearchSpace, Trial
 from narrowcast.training import EngineName, LinearKind, QuantizationName, SchedulerName, TrainingSpec
 from narrowcast_gateway.schemas import ErrorDetail, job_times, seconds
+from narrowcast_gateway.training.results import result_file_id
 
 
 def _auto_is_unset(value: Any) -> Any:
@@ -126,6 +127,9 @@ class FineTuningJob(BaseModel):
     model: str
     organization_id: str
     result_files: list[str] = []
+    """The table of steps in OpenAI's columns, a CSV file; `/v1/files/{id}/content` gives it."""
+    training_card: str | None
+    """Path of the card of the adapter that the job has published."""
     seed: int
     status: Literal["queued", "running", "paused", "succeeded", "failed", "cancelled"]
     trained_tokens: int | None
@@ -165,6 +169,8 @@ class FineTuningJob(BaseModel):
             method={"type": "supervised", "supervised": {"hyperparameters": hyperparameters}},
             model=spec.base_model,
             organization_id=job.tenant,
+            result_files=[result_file_id(job.id)] if _has_card(job) else [],
+            training_card=f"/v1/adapters/{job.result['adapter_id']}/card" if _has_card(job) else None,
             seed=spec.hyperparameters.seed,
             status=job.status.value,
             trained_tokens=job.result.get("trained_tokens"),
@@ -181,6 +187,10 @@ class FineTuningJob(BaseModel):
             max_attempts=job.schedule.max_attempts,
             attempt=job.attempt,
         )
+
+
+def _has_card(job: Job) -> bool:
+    return bool(job.result.get("training_card"))
 
 
 def _requested(job: Job) -> Literal["pause", "cancel"] | None:

@@ -7,6 +7,7 @@ from typing import Protocol
 
 from narrowcast.sweeps import Trial
 from narrowcast.training import Hyperparameters, QuantizationName
+from narrowcast_trainer.card.record import RunRecord
 from narrowcast_trainer.checkpoints import Resumable
 from narrowcast_trainer.data import Example
 from narrowcast_trainer.reporter import Reporter
@@ -59,6 +60,8 @@ class Trained:
     evaluation whose weights these are), ``seconds`` (over all attempts), ``steps``, ``tokens_per_s``
     (this attempt's, padding left out), ``trainable_parameters``, ``peak_memory_bytes`` (of tensors on CUDA,
     without one of the process), ``micro_batch_rows``, ``longest_row_tokens``."""
+    record: RunRecord
+    """Of all attempts; the training card is made of it."""
     trials: tuple[Trial, ...] = ()
     """All runs of the sweep that this was the best of."""
 

@@ -17,6 +17,7 @@ from narrowcast_trainer.engines.best import save_adapter
 from narrowcast_trainer.engines.callback import JobCallback
 from narrowcast_trainer.engines.ordered import OrderedTrainer
 from narrowcast_trainer.engines.precision import Precision, Quantization
+from narrowcast_trainer.engines.recorder import Recorder
 from narrowcast_trainer.engines.tracking import tracked
 from narrowcast_trainer.protocol import Prepared
 
@@ -48,11 +49,13 @@ def run(
     rows_at_once = rows_in_a_micro_batch(task)
     task.reporter.send(Prepared(rows_at_once=rows_at_once))
     callback = JobCallback(task, overflows=precision.autocast is torch.float16)
+    recorder = Recorder(task)
     trainer = build_trainer(
         task,
         load(),
         trainer_class,
         arguments_class(**common_arguments(task, precision, rows_at_once) | arguments),
+        recorder,
         callback,
     )
     with tracked(task) as trackers:
@@ -75,11 +78,15 @@ def run(
         "micro_batch_rows": float(rows_at_once),
         "longest_row_tokens": float(max(lengths(task))),
     }
-    return Trained(adapter, stored, metrics)
+    return Trained(adapter, stored, metrics, recorder.record())
 
 
 def build_trainer(
-    task: TrainingTask, model: Any, trainer_class: type[OrderedTrainer], arguments: Any, callback: JobCallback
+    task: TrainingTask,
+    model: Any,
+    trainer_class: type[OrderedTrainer],
+    arguments: Any,
+    *callbacks: JobCallback | Recorder,
 ) -> OrderedTrainer:
     """Return the trainer of a model with an adapter on it."""
     tokenizer = AutoTokenizer.from_pretrained(task.base, local_files_only=True)
@@ -94,7 +101,7 @@ def build_trainer(
         processing_class=tokenizer,
         # Given, not left to the library: unsloth would lay the rows of a batch end to end otherwise.
         data_collator=DataCollatorForSeq2Seq(tokenizer, label_pad_token_id=IGNORED),
-        callbacks=[callback],
+        callbacks=list(callbacks),
         order=LengthGrouped(lengths(task), task.hyperparameters.batch_size, task.hyperparameters.seed),
     )
     for parameter in model.parameters():
@@ -103,7 +110,8 @@ def build_trainer(
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
     trainer.remove_callback(PrinterCallback)
-    callback.watch(trainer)
+    for callback in callbacks:
+        callback.watch(trainer)
     return trainer
 
 

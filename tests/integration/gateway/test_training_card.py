@@ -1,0 +1,117 @@
+"""The card of an adapter over HTTP, and the table of steps as OpenAI's clients look for it."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from narrowcast.adapters import AdapterManifest, BaseModelRef, PromptRef, adapter_prefix
+from narrowcast.artifacts import publish
+from narrowcast.cards import CARD, CARD_TEXT, LOSS_PNG, LOSS_SVG, STEP_METRICS
+from narrowcast.ids import new_id
+from narrowcast.jobs.records import Job, JobKind, JobStatus
+from narrowcast.training import TrainingSpec
+
+BASE = "smollm2-135m-instruct"
+FILES = {
+    CARD: b'{"object": "training_card"}',
+    CARD_TEXT: "# карта".encode(),
+    LOSS_PNG: b"\x89PNG",
+    LOSS_SVG: b"<svg/>",
+    STEP_METRICS: b"step,train_loss\n1,2.5\n",
+}
+PATHS = {
+    "card": (CARD, "application/json"),
+    "card.md": (CARD_TEXT, "text/markdown; charset=utf-8"),
+    "loss.png": (LOSS_PNG, "image/png"),
+    "loss.svg": (LOSS_SVG, "image/svg+xml"),
+}
+Error = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture
+def trained(gateway: Any) -> Callable[..., Job]:
+    """Leave what a trainer leaves: an adapter and a job that has succeeded."""
+
+    def leave(files: dict[str, bytes]) -> Job:
+        jobs = gateway.services.connections.jobs
+        spec = TrainingSpec(base_model=BASE, dataset="dataset-0", adapter_id=new_id("mri"))
+        job = Job(
+            id=new_id("ftjob"),
+            kind=JobKind.TRAINING,
+            tenant=gateway.tenant,
+            spec=spec.model_dump(mode="json"),
+        )
+        manifest = AdapterManifest(
+            id=spec.adapter_id,
+            tenant=gateway.tenant,
+            base=BaseModelRef(name=BASE, fingerprint="f"),
+            prompt=PromptRef(template="t", hash="h", default_instruction="i"),
+            rank=8,
+            engine="peft",
+            dataset=spec.dataset,
+            job=job.id,
+        )
+        models = gateway.services.connections.storage.models
+        publish(models, adapter_prefix(gateway.tenant, manifest.id), files, manifest)
+        jobs.submit(job)
+        jobs.claim(job.id, "trainer")
+        result = {"adapter_id": manifest.id, "training_card": CARD in files}
+        return jobs.finish(job.id, "trainer", JobStatus.SUCCEEDED, result=result)  # type: ignore[no-any-return]
+
+    return leave
+
+
+def test_each_file_has_its_type_and_is_sent_once(gateway: Any, trained: Callable[..., Job]) -> None:
+    adapter = trained(FILES).result["adapter_id"]
+    for path, (name, media_type) in PATHS.items():
+        answer = gateway.http.get(f"/v1/adapters/{adapter}/{path}")
+        assert (answer.status_code, answer.content) == (200, FILES[name])
+        assert answer.headers["Content-Type"] == media_type
+        assert "private" in answer.headers["Cache-Control"]
+        again = gateway.http.get(
+            f"/v1/adapters/{adapter}/{path}", headers={"If-None-Match": answer.headers["ETag"]}
+        )
+        assert (again.status_code, again.content) == (304, b"")
+        changed = gateway.http.get(f"/v1/adapters/{adapter}/{path}", headers={"If-None-Match": '"other"'})
+        assert changed.status_code == 200
+
+
+def test_only_its_owner_sees_it(gateway: Any, trained: Callable[..., Job], error: Error) -> None:
+    job = trained(FILES)
+    stranger = gateway.as_tenant(gateway.tenant[:20] + "-x")
+    for path in PATHS:
+        error(stranger.http.get(f"/v1/adapters/{job.result['adapter_id']}/{path}"), 404, "model_not_found")
+    file_id = job.id.replace("ftjob", "file")
+    assert gateway.http.get(f"/v1/files/{file_id}").status_code == 200
+    for path in (file_id, f"{file_id}/content"):
+        error(stranger.http.get(f"/v1/files/{path}"), 404, "not_found")
+
+
+def test_an_adapter_without_one_has_none(gateway: Any, trained: Callable[..., Job], error: Error) -> None:
+    job = trained({"adapter_config.json": b"{}"})
+    for path in PATHS:
+        error(gateway.http.get(f"/v1/adapters/{job.result['adapter_id']}/{path}"), 404, "no_training_card")
+    shown = gateway.http.get(f"/v1/fine_tuning/jobs/{job.id}").json()
+    assert (shown["result_files"], shown["training_card"]) == ([], None)
+    error(gateway.http.get(f"/v1/files/{job.id.replace('ftjob', 'file')}/content"), 404, "not_found")
+    for path in PATHS:
+        error(gateway.http.get(f"/v1/adapters/none-0a/{path}"), 404, "model_not_found")
+
+
+def test_the_job_points_to_card_and_result_file(gateway: Any, trained: Callable[..., Job]) -> None:
+    import openai
+
+    job = trained(FILES)
+    client = openai.OpenAI(
+        api_key=gateway.http.headers["Authorization"].removeprefix("Bearer "),
+        base_url="http://testserver/v1",
+        http_client=gateway.http,
+    )
+    shown = client.fine_tuning.jobs.retrieve(job.id)
+    (result,) = shown.result_files
+    described = client.files.retrieve(result)
+    assert (described.purpose, described.bytes) == ("fine-tune-results", len(FILES[STEP_METRICS]))
+    assert client.files.content(result).read() == FILES[STEP_METRICS]
+    card = gateway.http.get(gateway.http.get(f"/v1/fine_tuning/jobs/{job.id}").json()["training_card"])
+    assert card.json()["object"] == "training_card"

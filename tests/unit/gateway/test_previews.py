@@ -1,0 +1,39 @@
+"""What the rows of a preview have in sum, and which fault is named first."""
+
+import pytest
+
+from narrowcast.masking import mask_fault
+from narrowcast_gateway.previews.service import FaultyRows, TokenizedRow, summarize
+
+STOP = 2
+
+
+@pytest.mark.parametrize(
+    ("prompt", "whole", "max_length", "fault"),
+    [
+        ([5, 6], [5, 6, 7, STOP], 4, None),
+        ([5, 6], [5, 6, 7, STOP], 3, "rows_too_long"),
+        ([5, 6], [5, 6, 7], 2, "no_end_of_turn"),
+        ([5, STOP], [5, STOP, 7], 9, "no_end_of_turn"),
+        ([5, 6], [5, 8, 7, STOP], 2, "chat_template_mismatch"),
+        ([5, STOP], [5, STOP], 9, "chat_template_mismatch"),
+        ([5, 6, 7], [5, 6], 9, "chat_template_mismatch"),
+    ],
+)
+def test_what_keeps_a_row_from_being_trained_on(
+    prompt: list[int], whole: list[int], max_length: int, fault: str | None
+) -> None:
+    assert mask_fault(prompt, whole, max_length=max_length, stop_ids={STOP}) == fault
+
+
+def test_a_summary_counts_what_is_trained_and_names_the_faulty() -> None:
+    rows = [TokenizedRow(number, [1] * 4, [1] * 10, None) for number in range(1, 4)]
+    rows += [TokenizedRow(number, [1] * 4, [1] * 30, "rows_too_long") for number in range(4, 40)]
+    rows.append(TokenizedRow(40, [1] * 4, [9] * 10, "chat_template_mismatch"))
+    summary = summarize(rows)
+    assert (summary.tokens, summary.trained_tokens) == (30 + 36 * 30 + 10, 3 * 6 + 36 * 26)
+    assert (summary.longest_row, summary.longest_row_tokens) == (4, 30)
+    assert summary.faults == [
+        FaultyRows("chat_template_mismatch", 1, [40]),
+        FaultyRows("rows_too_long", 36, list(range(4, 24))),
+    ]
