@@ -110,24 +110,23 @@ def publish_adapter(
     files: dict[str, Path | bytes] = {
         ADAPTER_CONFIG: json.dumps(config, indent=1, sort_keys=True).encode(),
         ADAPTER_WEIGHTS: folder / ADAPTER_WEIGHTS,
-        **_card(manifest, order, published, config, record),
+        **_card(manifest, _of_best_trial(order, published), config, record),
     }
     return publish(models, prefix, files, manifest)
 
 
+def _of_best_trial(order: TrainingOrder, hyper: Hyperparameters) -> TrainingOrder:
+    return order.model_copy(update={"spec": order.spec.model_copy(update={"hyperparameters": hyper})})
+
+
 def _card(
-    manifest: AdapterManifest,
-    order: TrainingOrder,
-    hyperparameters: Hyperparameters,
-    config: Mapping[str, Any],
-    record: RunRecord,
+    manifest: AdapterManifest, order: TrainingOrder, config: Mapping[str, Any], record: RunRecord
 ) -> dict[str, bytes]:
     from narrowcast_trainer.card.build import build_card, card_files
 
     try:
         kept = order.task == "publish_checkpoint"
-        spec = order.spec.model_copy(update={"hyperparameters": hyperparameters})
-        card = build_card(manifest, spec, config, record, kept_checkpoint=kept)
+        card = build_card(manifest, order.spec, config, record, kept_checkpoint=kept)
         return card_files(card)
     except Exception as error:  # noqa: BLE001 - hours on a GPU are not lost over a picture
         _log.error("no_training_card", exc_info=error)

@@ -198,6 +198,7 @@ def test_a_job_of_trials_survives_the_death_of_its_process(
     prefix = adapter_prefix(desk.tenant, ended.result["adapter_id"])
     manifest = read_manifest(models, prefix, AdapterManifest)
     assert manifest.trials == trials
+    assert ended.result["training_card"]
     best = trials[ended.result["best_trial"] - 1]
     assert manifest.rank == best.hyperparameters["rank"] == manifest.hyperparameters["rank"]
     assert manifest.metrics["valid_loss"] == best.valid_loss
