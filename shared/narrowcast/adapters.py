@@ -7,11 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, JsonValue
 
 from narrowcast import ids
 from narrowcast.artifacts import Manifest
 from narrowcast.errors import InvalidInput
+from narrowcast.sweeps import Trial
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
@@ -51,6 +52,10 @@ class AdapterManifest(Manifest):
     dataset: str
     job: str
     metrics: dict[str, float] = Field(default_factory=dict)
+    hyperparameters: dict[str, JsonValue] = Field(default_factory=dict)
+    """Those it was trained with; of a sweep, its best trial's."""
+    trials: list[Trial] = Field(default_factory=list)
+    """Of the sweep that it is the best of."""
 
 
 def adapter_prefix(tenant: str, adapter_id: str) -> str:

@@ -1,8 +1,11 @@
 """What a training job is told, and what it reports."""
 
-from typing import Annotated, Any, Final, Literal, get_args
+from collections.abc import Mapping
+from typing import Annotated, Any, Final, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from narrowcast.sweeps import MOST_TRIALS, SearchSpace, default_space
 
 EngineName = Literal["auto", "unsloth", "peft"]
 QuantizationName = Literal["auto", "nf4", "int8", "none"]
@@ -49,6 +52,10 @@ class Hyperparameters(BaseModel):
     """``auto``: unsloth on a node with CUDA, else peft."""
     quantization: QuantizationName = "auto"
     """Of the frozen base while it is trained on; ``auto``: NF4 on CUDA, none on a CPU."""
+    n_trials: int = Field(1, ge=1, le=MOST_TRIALS)
+    """Above 1: a sweep of so many runs, one after another, the best of which is published."""
+    sweep: SearchSpace | None = None
+    """What they vary; left out, :func:`~narrowcast.sweeps.default_space`."""
 
     @model_validator(mode="before")
     @classmethod
@@ -56,6 +63,35 @@ class Hyperparameters(BaseModel):
         if isinstance(values, dict) and "alpha" not in values and isinstance(values.get("rank"), int):
             return values | {"alpha": values["rank"]}
         return values
+
+    @model_validator(mode="after")
+    def _sweep_has_a_space(self) -> Self:
+        if self.n_trials == 1 and self.sweep is not None:
+            raise ValueError("a sweep needs n_trials above 1")
+        if self.n_trials > 1 and self.sweep is None:
+            self.sweep = default_space(learning_rate=self.learning_rate, rank=self.rank)
+        return self
+
+    @property
+    def largest_rank(self) -> int:
+        """The highest that any run of the job may have."""
+        return max((self.sweep and self.sweep.rank) or (self.rank,))
+
+    @property
+    def most_epochs(self) -> int:
+        """The most that any run of the job may have."""
+        return max((self.sweep and self.sweep.n_epochs) or (self.n_epochs,))
+
+    def of_trial(self, values: Mapping[str, Any]) -> "Hyperparameters":
+        """Return those of one run of a sweep.
+
+        Args:
+            values: by name, of what the sweep varies.
+        """
+        changed = self.model_dump(exclude={"n_trials", "sweep"}) | dict(values)
+        # LoRA's scale, alpha / rank, stays what it was.
+        changed["alpha"] = max(1, round(self.alpha * changed["rank"] / self.rank))
+        return Hyperparameters.model_validate(changed)
 
 
 class TrainingSpec(BaseModel):
@@ -79,6 +115,8 @@ class TrainingSpec(BaseModel):
 class TrainingMetrics(BaseModel):
     """The ``data`` of a ``metrics`` event."""
 
+    trial: int | None = None
+    """Of a sweep, from 1; the steps are this run's."""
     step: int
     total_steps: int
     epoch: float

@@ -57,8 +57,16 @@ def create_app(settings: GatewaySettings) -> FastAPI:
     )
     v1 = APIRouter(prefix="/v1")
     for router in (
-        *(corpora, datasets, files, training, estimates, previews),
-        *(models, generation, evaluations, exports),
+        corpora,
+        datasets,
+        files,
+        training,
+        estimates,
+        previews,
+        models,
+        generation,
+        evaluations,
+        exports,
     ):
         v1.include_router(router)
     app.include_router(v1)

@@ -4,8 +4,10 @@ import argparse
 import sys
 
 from narrowcast import logs
+from narrowcast.errors import InvalidInput
 from narrowcast.jobs.heartbeat import Heartbeat
 from narrowcast_trainer.settings import TrainerSettings
+from narrowcast_trainer.trackers import check_installed
 from narrowcast_trainer.worker import run_worker
 
 
@@ -28,6 +30,11 @@ def main(arguments: list[str] | None = None) -> int:
     if options.alive is not None:
         return 0 if Heartbeat(settings.trainer.heartbeat_file).is_fresh(options.alive) else 1
     logs.configure("trainer", settings.log_level)
+    try:
+        check_installed(settings.trainer.report_to)
+    except InvalidInput as error:
+        sys.stderr.write(f"{error.message}\n")
+        return 2
     return run_worker(settings, one_job=options.one_job)
 
 

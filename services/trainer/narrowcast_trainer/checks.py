@@ -46,7 +46,7 @@ def check_base(order: TrainingOrder) -> CheckedBase:
         InvalidInput: this node has no such base, or not all of it; or ``unservable_adapter``.
         JobFailed: ``base_not_served``.
     """
-    check_servable({"r": order.spec.hyperparameters.rank}, order.settings.max_lora_rank)
+    check_servable({"r": order.spec.hyperparameters.largest_rank}, order.settings.max_lora_rank)
     folder = base_folder(order.settings.models_dir, order.spec.base_model)
     check_complete(folder)
     fingerprint = base_fingerprint(folder)
@@ -64,6 +64,12 @@ def check_rows(order: TrainingOrder, data: Bucket, base: Path) -> CheckedRows:
         InvalidInput: rows would be cut, or train nothing, or no end of their answer; by their numbers.
     """
     rows = read_rows(data, order)
+    if order.spec.hyperparameters.n_trials > 1 and not rows.validation:
+        raise InvalidInput(
+            "a sweep compares its trials by their validation loss, and there are no rows for it",
+            code="sweep_without_validation",
+            param="validation_file",
+        )
 
     from transformers import AutoTokenizer
 

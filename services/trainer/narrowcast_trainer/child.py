@@ -17,6 +17,7 @@ from pydantic import ValidationError
 
 from narrowcast import logs
 from narrowcast_trainer.protocol import EVENT, Event, Order
+from narrowcast_trainer.trackers import tracker_environment
 
 _log = logs.get(__name__)
 _READ_BYTES = 64 * 1024
@@ -45,7 +46,7 @@ class TrainingChild:
                 stderr=subprocess.STDOUT,
                 pass_fds=(writer,),
                 start_new_session=True,
-                env=_environment(threads),
+                env=training_environment(threads) | tracker_environment(order.settings.report_to),
             )
         finally:
             os.close(writer)
@@ -135,16 +136,22 @@ def _parsed(line: bytes) -> Event | None:
         return None
 
 
-def _environment(threads: int) -> dict[str, str]:
+def training_environment(threads: int) -> dict[str, str]:
+    """Return the variables of a training process: offline, on one GPU, with so many threads."""
     offline = {
         "HF_HUB_OFFLINE": "1",
         "HF_DATASETS_OFFLINE": "1",
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "UNSLOTH_DISABLE_STATISTICS": "1",
     }
+    # Of several GPUs the Trainer would take all, each for a micro-batch of its own: batch_size would be a
+    # multiple of what was asked for. Numbered as nvidia-smi does, whose first one the estimates are for.
+    gpus = os.environ.get("CUDA_VISIBLE_DEVICES", "0")
     return {
         **os.environ,
         **offline,
+        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
+        "CUDA_VISIBLE_DEVICES": gpus.partition(",")[0],
         "OMP_NUM_THREADS": str(threads),
         "TOKENIZERS_PARALLELISM": "false",
         "PYTHONUNBUFFERED": "1",

@@ -25,3 +25,9 @@ def _cgroup_events() -> Path:
         lines = []
     own = next((line.removeprefix("0::/") for line in lines if line.startswith("0::")), "")
     return Path("/sys/fs/cgroup") / own / "memory.events"
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error means that memory ran out: CUDA has a type for it, PyTorch on a CPU these words."""
+    typed = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    return typed or "can't allocate memory" in str(error)

@@ -24,6 +24,8 @@ def observe(facts: EstimateFacts, settings: TrainingSettings, job: Job, result: 
     """Keep what a finished job took; never raises, because the job has succeeded."""
     try:
         spec = TrainingSpec.model_validate(job.spec)
+        if spec.hyperparameters.n_trials > 1:
+            return  # its peak is that of all trials, which had several ranks
         node = node_facts(settings)
         config = base_configs(settings.models_dir)[spec.base_model]
         facts.observe(node.name, result["engine"], observation(config, spec, node, result))

@@ -127,9 +127,9 @@ class Supervision:
         data = measured.model_dump(exclude_none=True)
         loss = measured.valid_loss if measured.train_loss is None else measured.train_loss
         name = "validation loss" if measured.train_loss is None else "training loss"
-        message = (
-            f"step {measured.step}/{measured.total_steps}: {name}={loss:.4f}" if loss is not None else ""
-        )
+        trial = "" if measured.trial is None else f"trial {measured.trial}: "
+        place = f"{trial}step {measured.step}/{measured.total_steps}"
+        message = f"{place}: {name}={loss:.4f}" if loss is not None else ""
         self._unsent.append({"message": message, "type": "metrics", "data": data})
         if self._stopping is None and measured.train_loss is not None:
             try:

@@ -1,7 +1,7 @@
 """Checks an adapter and publishes it: nothing vLLM would refuse, nothing that was not trained."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,8 @@ from narrowcast.cards import CARD
 from narrowcast.errors import Conflict, JobFailed, NotFound
 from narrowcast.prompts import TEMPLATE_HASH, TEMPLATE_ID
 from narrowcast.storage import Bucket
+from narrowcast.sweeps import Trial, best_trial
+from narrowcast.training import Hyperparameters
 from narrowcast_trainer.card.record import RunRecord
 from narrowcast_trainer.protocol import TrainingOrder
 
@@ -45,12 +47,19 @@ def published_result(models: Bucket, order: TrainingOrder) -> dict[str, Any] | N
 def result_of(manifest: AdapterManifest) -> dict[str, Any]:
     """Return what the job's record says of its adapter."""
     tokens = manifest.metrics.get("trained_tokens")
+    best = best_trial(manifest.trials)
+    sweep = {
+        "trials": [trial.model_dump(mode="json") for trial in manifest.trials],
+        "best_trial": best.number if best else None,
+        "hyperparameters": manifest.hyperparameters,
+    }
     return {
         "adapter_id": manifest.id,
         "engine": manifest.engine,
         "quantization": manifest.quantization,
         "trained_tokens": None if tokens is None else int(tokens),
         "metrics": manifest.metrics,
+        **(sweep if manifest.trials else {}),
         "training_card": CARD in manifest.files,
     }
 
@@ -66,6 +75,8 @@ def publish_adapter(
     default_instruction: str,
     metrics: Mapping[str, float],
     record: RunRecord,
+    hyperparameters: Hyperparameters,
+    trials: Sequence[Trial] = (),
 ) -> AdapterManifest:
     """Check the adapter in ``folder`` (PEFT's format) and publish it with its card; return its manifest.
 
@@ -79,6 +90,7 @@ def publish_adapter(
     check_weights(folder / ADAPTER_WEIGHTS)
     # PEFT writes the path on this node, which means nothing anywhere else.
     config["base_model_name_or_path"] = order.spec.base_model
+    published = published_hyperparameters(hyperparameters, trials)
     manifest = AdapterManifest(
         id=order.spec.adapter_id,
         tenant=order.tenant,
@@ -90,15 +102,21 @@ def publish_adapter(
         dataset=order.spec.dataset,
         job=order.job_id,
         metrics=dict(metrics),
+        hyperparameters=published.model_dump(mode="json", exclude={"n_trials", "sweep"}),
+        trials=list(trials),
     )
     prefix = adapter_prefix(order.tenant, order.spec.adapter_id)
     models.delete_prefix(prefix)  # an attempt that died here left files without a manifest
     files: dict[str, Path | bytes] = {
         ADAPTER_CONFIG: json.dumps(config, indent=1, sort_keys=True).encode(),
         ADAPTER_WEIGHTS: folder / ADAPTER_WEIGHTS,
-        **_card(manifest, order, config, record),
+        **_card(manifest, _of_best_trial(order, published), config, record),
     }
     return publish(models, prefix, files, manifest)
+
+
+def _of_best_trial(order: TrainingOrder, hyper: Hyperparameters) -> TrainingOrder:
+    return order.model_copy(update={"spec": order.spec.model_copy(update={"hyperparameters": hyper})})
 
 
 def _card(
@@ -113,6 +131,12 @@ def _card(
     except Exception as error:  # noqa: BLE001 - hours on a GPU are not lost over a picture
         _log.error("no_training_card", exc_info=error)
         return {}
+
+
+def published_hyperparameters(hyper: Hyperparameters, trials: Sequence[Trial]) -> Hyperparameters:
+    """Return what the published adapter was trained with: a sweep's best trial's, else the job's own."""
+    best = best_trial(trials)
+    return hyper.of_trial(best.hyperparameters) if best else hyper
 
 
 def check_weights(path: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from narrowcast.errors import NarrowcastError, Unavailable
+from narrowcast_trainer.memory import is_out_of_memory
 from narrowcast_trainer.protocol import OUT_OF_MEMORY, Failed
 
 _FULL: Final = {errno.ENOSPC, errno.EDQUOT}
@@ -31,8 +32,7 @@ def reason_of(error: Exception, work_dir: Path) -> Failed:
         retry = isinstance(error, Unavailable)
         return Failed(code=error.code, message=error.message, param=error.param, retry=retry)
     kind = type(error).__name__
-    # CUDA has a type for it, PyTorch's CPU allocator a RuntimeError with these words.
-    if isinstance(error, MemoryError) or kind == "OutOfMemoryError" or "can't allocate memory" in str(error):
+    if is_out_of_memory(error):
         return Failed(code="out_of_memory", message=OUT_OF_MEMORY)
     if any(_disk_full(one, work_dir) for one in _chain(error)):
         # It passes when somebody makes room, and what was trained up to the newest checkpoint is kept.

@@ -24,10 +24,11 @@ from narrowcast_trainer.engines.base import TrainingStopped, TrainingTask
 from narrowcast_trainer.engines.best import best_in
 from narrowcast_trainer.patience import patiently
 from narrowcast_trainer.protocol import Completed, Stopped, TaskName, TrainingOrder
-from narrowcast_trainer.publish import publish_adapter, result_of
+from narrowcast_trainer.publish import publish_adapter, published_hyperparameters, result_of
 from narrowcast_trainer.reasons import reason_of
 from narrowcast_trainer.reporter import Reporter
 from narrowcast_trainer.stop import StopSignal
+from narrowcast_trainer.sweep import Sweep, best_so_far
 
 _log = logs.get(__name__)
 
@@ -78,9 +79,10 @@ def train(order: TrainingOrder, reporter: Reporter, stop: StopSignal) -> dict[st
     task = _task(order, storage, base, checked, reporter, stop, resume)
     if stop.requested:
         raise TrainingStopped(resume.step if resume else None)
-    trained = engine.train(task)
+    trained = engine.train(task) if task.hyperparameters.n_trials == 1 else Sweep(engine, task).run()
     reporter.note("trying the adapter out before it is published")
     engine.smoke_test(task, trained.adapter)
+    hyperparameters = published_hyperparameters(task.hyperparameters, trained.trials)
 
     def publish() -> AdapterManifest:
         return publish_adapter(
@@ -91,7 +93,9 @@ def train(order: TrainingOrder, reporter: Reporter, stop: StopSignal) -> dict[st
             quantization=trained.quantization,
             fingerprint=base.fingerprint,
             default_instruction=checked.rows.default_instruction,
-            metrics=trained.metrics | {"trained_tokens": tokens * task.hyperparameters.n_epochs},
+            metrics=trained.metrics | {"trained_tokens": tokens * hyperparameters.n_epochs},
+            hyperparameters=task.hyperparameters,
+            trials=trained.trials,
             record=trained.record.model_copy(update={"files": checked.rows.files}),
         )
 
@@ -113,7 +117,9 @@ def publish_checkpoint(order: TrainingOrder, reporter: Reporter, stop: StopSigna
         raise JobFailed("the job has no complete checkpoint", code="no_checkpoint")
     engine = create_engine(order.spec.hyperparameters.engine)
     checked = check_rows(order, storage.data, base.folder)
-    adapter = best_in(found.folder) or found.folder
+    sweep = best_so_far(found.folder)
+    adapter = sweep.adapter if sweep else best_in(found.folder) or found.folder
+    record = sweep.record if sweep else RunRecord.read(found.folder)
     engine.smoke_test(_task(order, storage, base, checked, reporter, stop, None), adapter)
     manifest = publish_adapter(
         storage.models,
@@ -122,8 +128,12 @@ def publish_checkpoint(order: TrainingOrder, reporter: Reporter, stop: StopSigna
         engine=engine.name,
         fingerprint=base.fingerprint,
         default_instruction=checked.rows.default_instruction,
-        metrics={"steps": float(found.step), "seconds": found.seconds, **best_losses(found.folder)},
-        record=RunRecord.read(found.folder).model_copy(update={"files": checked.rows.files}),
+        metrics=sweep.metrics
+        if sweep
+        else {"steps": float(found.step), "seconds": found.seconds, **best_losses(found.folder)},
+        record=record.model_copy(update={"files": checked.rows.files}),
+        hyperparameters=checked.hyperparameters,
+        trials=sweep.trials if sweep else (),
     )
     reporter.note(f"adapter {manifest.id} is published from a checkpoint", adapter=manifest.id)
     return result_of(manifest)
@@ -183,6 +193,7 @@ def _task(
         stop=stop,
         save_checkpoint=_checkpoints(order, storage).save,
         most_rows_at_once=order.most_rows_at_once,
+        run_name=order.job_id,
     )
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from pydantic import BaseModel, Field, HttpUrl, SecretStr
 
 from narrowcast.settings import Settings
+from narrowcast_trainer.trackers import TrackerName
 
 
 class TrainingSettings(BaseModel):
@@ -40,6 +41,8 @@ class TrainingSettings(BaseModel):
     """A server that does not answer for this long before a job is down, not starting: the job goes on."""
     llama_cpp_dir: Path = Path(".local/llama.cpp")
     """Its converters and ``bin/llama-quantize``, for exports; ``make llama.cpp`` puts them there."""
+    report_to: tuple[TrackerName, ...] = ()
+    """Trackers that this site has; every training is reported to them, for no job to choose or refuse."""
     heartbeat_file: Path = Path(tempfile.gettempdir()) / "narrowcast-trainer.heartbeat"
     """Touched while the worker idles and whenever its training moves; a liveness probe reads its age."""
 

@@ -27,6 +27,8 @@ class Plan:
     batch_size: int
     tokens_per_row: float | None = None
     """On average; None takes the longest row for all, so that the time is an upper bound."""
+    trials: int = 1
+    """Runs of a sweep. The time is that of all, as if none were pruned; steps are one run's."""
 
 
 class MemoryEstimate(BaseModel):
@@ -142,7 +144,7 @@ def _time(
     if speed is None:
         return None
     speed = speed * correction.speed
-    tokens = plan.rows * plan.epochs * tokens_per_row
+    tokens = plan.trials * plan.rows * plan.epochs * tokens_per_row
     minutes = [tokens / rate / _SECONDS_A_MINUTE for rate in (speed.high, speed.expected, speed.low)]
     return TimeEstimate(
         tokens_per_s=speed, minutes=Range(low=minutes[0], expected=minutes[1], high=minutes[2])

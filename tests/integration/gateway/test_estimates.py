@@ -145,3 +145,14 @@ def test_before_a_trainer_has_reported_there_is_no_answer(gateway: Any, error: E
 def test_a_key_is_required(gateway: Any, facts: EstimateFacts, error: Error) -> None:
     gateway.http.headers.pop("Authorization")
     error(_ask(gateway, rows=1), 401, "missing_api_key")
+
+
+def test_a_sweep_takes_as_long_as_all_its_trials(gateway: Any, facts: EstimateFacts) -> None:
+    once = _ask(gateway, rows=936, micro_batch=2, hyperparameters={"rank": 32}).json()
+    space = {"rank": [8, 32], "learning_rate": [1e-5, 1e-3]}
+    hyperparameters = {"rank": 16, "n_trials": 6, "sweep": space}
+    swept = _ask(gateway, rows=936, micro_batch=2, hyperparameters=hyperparameters).json()
+    assert swept["rank"] == 32
+    assert swept["memory"] == once["memory"]
+    minutes = once["time"]["minutes"]["expected"]
+    assert swept["time"]["minutes"]["expected"] == pytest.approx(6 * minutes)

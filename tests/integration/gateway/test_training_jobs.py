@@ -158,10 +158,14 @@ def test_every_hyperparameter_can_be_set(gateway: Any, file_id: str) -> None:
         "n_epochs": 2, "batch_size": 4, "learning_rate_multiplier": 0.5, "learning_rate": 1e-4, "rank": 16,
         "alpha": 32, "dropout": 0.05, "target_modules": ["q_proj", "v_proj"], "scheduler": "cosine",
         "warmup_ratio": 0.1, "weight_decay": 0.02, "max_length": 512, "early_stopping_patience": 1,
-        "seed": 11, "engine": "peft", "quantization": "nf4",
+        "seed": 11, "engine": "peft", "quantization": "nf4", "n_trials": 3,
+        "sweep": {
+            "learning_rate": [1e-5, 1e-3], "rank": [8, 16], "dropout": [0.0, 0.1], "weight_decay": [0.0, 0.1],
+            "batch_size": [4, 8], "n_epochs": [1, 2],
+        },
     }  # fmt: skip
     method = {"type": "supervised", "supervised": {"hyperparameters": asked}}
-    body = {"model": BASE, "training_file": file_id, "method": method}
+    body = {"model": BASE, "training_file": file_id, "validation_file": file_id, "method": method}
     job = gateway.http.post("/v1/fine_tuning/jobs", json=body).json()
     assert job["method"]["supervised"]["hyperparameters"] | {"seed": job["seed"]} == asked
     stored = TrainingSpec.model_validate(gateway.services.training.get(gateway.tenant, job["id"]).spec)
@@ -253,3 +257,32 @@ def test_events_are_paged_from_the_newest(gateway: Any, file_id: str) -> None:
     rest = gateway.http.get(f"/v1/fine_tuning/jobs/{job_id}/events?limit=3&after={after}").json()
     assert [event["message"] for event in rest["data"]] == ["event 1", "event 0"]
     assert not rest["has_more"]
+
+
+def test_a_sweep_needs_rows_to_compare_its_trials_by(gateway: Any, file_id: str, error: Error) -> None:
+    body = {"model": BASE, "training_file": file_id}
+    hyperparameters = {"rank": 16, "n_trials": 5}
+    asked = body | {"method": {"type": "supervised", "supervised": {"hyperparameters": hyperparameters}}}
+    refused = gateway.http.post("/v1/fine_tuning/jobs", json=asked)
+    assert error(refused, 400, "sweep_without_validation")["param"] == "validation_file"
+    accepted = gateway.http.post("/v1/fine_tuning/jobs", json=asked | {"validation_file": file_id}).json()
+    assert accepted["hyperparameters"]["n_trials"] == 5
+    # The default space, around the job's own values.
+    assert accepted["hyperparameters"]["sweep"]["rank"] == [8, 16]
+    assert (accepted["trials"], accepted["best_trial"]) == ([], None)
+
+
+@pytest.mark.parametrize(
+    ("space", "code", "param"),
+    [
+        ({"rank": [8, 128]}, "unservable_adapter", "hyperparameters.rank"),
+        ({"learning_rate": [1e-3, 1e-4]}, "invalid_parameter", "hyperparameters.sweep.learning_rate"),
+        ({"alpha": [8, 16]}, "invalid_parameter", "hyperparameters.sweep.alpha"),
+    ],
+)
+def test_a_space_that_cannot_be_trained_or_served_is_refused(
+    gateway: Any, file_id: str, error: Error, space: dict[str, Any], code: str, param: str
+) -> None:
+    body = {"model": BASE, "training_file": file_id, "validation_file": file_id}
+    asked = body | {"hyperparameters": {"n_trials": 3, "sweep": space}}
+    assert error(gateway.http.post("/v1/fine_tuning/jobs", json=asked), 400, code)["param"] == param

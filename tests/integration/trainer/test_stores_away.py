@@ -22,7 +22,7 @@ from .conftest import Desk, Worker, alive, rows
 
 Start = Callable[..., Worker]
 Runs = Callable[[], Any]
-LONG: dict[str, Any] = {"n_epochs": 50, "batch_size": 4}
+LONG: dict[str, Any] = {"n_epochs": 25, "batch_size": 4}  # a quarter of a minute on a free machine
 _READY_S = 60.0
 
 
@@ -177,7 +177,7 @@ def test_an_adapter_that_could_not_be_published_is_not_trained_from_the_start_ag
     trainer_settings.trainer.storage_patience_s = 2
     with own_store():
         desk = own_desk()
-        job = desk.submit(desk.dataset(rows(16)), hyper=LONG | {"n_epochs": 20})
+        job = desk.submit(desk.dataset(rows(16)), hyper=LONG | {"n_epochs": 12})
         start_worker()
         desk.wait_for_event(job.id, "checkpoint at step")
     desk.wait_for_event(job.id, "something it needs is away; the job is queued")

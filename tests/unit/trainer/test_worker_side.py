@@ -14,6 +14,7 @@ from narrowcast.jobs.stopping import StopRequest
 from narrowcast.settings import StorageSettings
 from narrowcast.training import TrainingSpec
 from narrowcast_trainer.checks import base_folder
+from narrowcast_trainer.child import training_environment
 from narrowcast_trainer.engines import create_engine
 from narrowcast_trainer.memory import out_of_memory_kills
 from narrowcast_trainer.protocol import EVENT, Failed, Tick, TrainingOrder
@@ -130,3 +131,11 @@ def test_a_stop_request_is_seen_across_a_fork() -> None:
 
 def test_the_kernel_s_count_is_a_number() -> None:
     assert out_of_memory_kills() >= 0
+
+
+@pytest.mark.parametrize(("set_to", "seen"), [(None, "0"), ("", ""), ("2,3", "2"), ("GPU-5e", "GPU-5e")])
+def test_a_training_sees_one_gpu(monkeypatch: pytest.MonkeyPatch, set_to: str | None, seen: str) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if set_to is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", set_to)
+    assert training_environment(1)["CUDA_VISIBLE_DEVICES"] == seen

@@ -88,7 +88,7 @@ class Adapters:
         try:
             return read_file(self._bucket, adapter_prefix(tenant, adapter_id), manifest, name)
         except NotFound:
-            raise _no_model(adapter_id) from None  # deleted since its manifest was read
+            raise _no_model(adapter_id, "model") from None  # deleted since its manifest was read
 
     def resolve(self, tenant: str, model: str) -> ModelTarget:
         """Return where a request of ``tenant`` for ``model`` goes.

@@ -101,7 +101,7 @@ def _plan(question: Question, hyperparameters: Hyperparameters, node: NodeFacts,
     length = min(hyperparameters.max_length, question.longest_row or hyperparameters.max_length)
     batch_size = hyperparameters.batch_size
     shape = TrainingShape(
-        rank=hyperparameters.rank,
+        rank=hyperparameters.largest_rank,
         length=length,
         micro_batch=question.micro_batch or rows_at_once(length, batch_size, node.micro_batch_tokens),
         engine=engine,
@@ -111,7 +111,8 @@ def _plan(question: Question, hyperparameters: Hyperparameters, node: NodeFacts,
     plan = Plan(
         shape=shape,
         rows=rows,
-        epochs=hyperparameters.n_epochs,
+        epochs=hyperparameters.most_epochs,
+        trials=hyperparameters.n_trials,
         batch_size=batch_size,
         tokens_per_row=question.tokens_per_row,
     )

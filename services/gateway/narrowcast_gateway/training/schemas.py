@@ -7,6 +7,7 @@ from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Fiel
 from narrowcast.checkpoints import CheckpointManifest
 from narrowcast.jobs.records import Job, JobEvent
 from narrowcast.jobs.schedule import HIGHEST_PRIORITY, MOST_ATTEMPTS, RunWindow, Schedule
+from narrowcast.sweeps import SearchSpace, Trial
 from narrowcast.training import EngineName, LinearKind, QuantizationName, SchedulerName, TrainingSpec
 from narrowcast_gateway.schemas import ErrorDetail, job_times, seconds
 from narrowcast_gateway.training.results import result_file_id
@@ -43,6 +44,10 @@ class HyperparametersRequest(BaseModel):
     engine: EngineName | None = None
     quantization: QuantizationName | None = None
     """Of the base while it is trained on; `"auto"`: `nf4` on CUDA, `none` on a CPU."""
+    n_trials: int | None = None
+    """Above 1: a sweep of so many runs in one job, which publishes the one of the lowest validation loss."""
+    sweep: SearchSpace | None = None
+    """What they vary; left out, the learning rate, the rank and the dropout around the job's own."""
 
 
 class SupervisedMethod(BaseModel):
@@ -133,7 +138,11 @@ class FineTuningJob(BaseModel):
     progress: dict[str, JsonValue]
     """`step`, `total_steps`, `tokens_per_s`, `eta_s` while it runs."""
     metrics: dict[str, float]
-    """What the finished run measured."""
+    """What the finished run measured; of a sweep, its best run."""
+    trials: list[Trial]
+    """The runs of a finished sweep."""
+    best_trial: int | None
+    """Number of the one whose adapter is published."""
     requested: Literal["pause", "cancel"] | None
     """What its trainer was asked for, and has yet to do."""
     priority: int
@@ -147,7 +156,7 @@ class FineTuningJob(BaseModel):
     def of(cls, job: Job) -> "FineTuningJob":
         """Return the record as the wire shows it."""
         spec = TrainingSpec.model_validate(job.spec)
-        hyperparameters = spec.hyperparameters.model_dump(mode="json", exclude={"seed"})
+        hyperparameters = spec.hyperparameters.model_dump(mode="json", exclude={"seed"}, exclude_none=True)
         eta = job.progress.get("eta_s") if job.status == "running" else None
         reported_at = job.progress.get("at")
         return cls(
@@ -169,6 +178,8 @@ class FineTuningJob(BaseModel):
             validation_file=spec.validation_dataset,
             progress=job.progress,
             metrics=job.result.get("metrics", {}),
+            trials=job.result.get("trials", []),
+            best_trial=job.result.get("best_trial"),
             requested=_requested(job),
             priority=job.schedule.priority,
             not_before=seconds(job.schedule.not_before),

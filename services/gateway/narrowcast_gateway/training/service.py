@@ -48,9 +48,16 @@ class Training:
             raise NotFound("no such base model", code="model_not_found", param="model")
         served = ask_served(str(self._servers.bases[base_model]))
         checked = self.check(hyperparameters, served)
-        self._trainable(tenant, training_file, "training_file")
+        dataset = self._trainable(tenant, training_file, "training_file")
         if validation_file is not None:
             self._trainable(tenant, validation_file, "validation_file")
+        elif checked.n_trials > 1 and not dataset.rows.get("validation"):
+            raise InvalidInput(
+                "a sweep compares its trials by their validation loss, and there are no rows for it:"
+                " name a validation_file",
+                code="sweep_without_validation",
+                param="validation_file",
+            )
         spec = TrainingSpec(
             base_model=base_model,
             dataset=training_file,
@@ -159,13 +166,14 @@ class Training:
         except ValidationError as error:
             first = error.errors()[0]
             # Of a field that may be one thing or another, pydantic adds which of them it tried.
-            name = str(first["loc"][0])
+            name = str(first["loc"][0]) if first["loc"] else "sweep"
             raise InvalidInput(
                 f"{name}: {first['msg']}", code="invalid_hyperparameter", param=f"hyperparameters.{name}"
             ) from None
-        if checked.rank > self._servers.max_lora_rank:
+        if checked.largest_rank > self._servers.max_lora_rank:
             raise InvalidInput(
-                f"rank {checked.rank} is above {self._servers.max_lora_rank}, the most that is served here",
+                f"rank {checked.largest_rank} is above {self._servers.max_lora_rank}, the most that is"
+                " served here",
                 code="unservable_adapter",
                 param="hyperparameters.rank",
             )

@@ -1,10 +1,11 @@
 """What an engine is: base model and tokens in, a folder in PEFT's format out."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from narrowcast.sweeps import Trial
 from narrowcast.training import Hyperparameters, QuantizationName
 from narrowcast_trainer.card.record import RunRecord
 from narrowcast_trainer.checkpoints import Resumable
@@ -33,6 +34,17 @@ class TrainingTask:
     """Takes the folder that the trainer wrote, its step, and the seconds trained so far."""
     most_rows_at_once: int | None = None
     """In one forward pass; None: as many as ``settings.micro_batch_tokens`` allows."""
+    run_name: str = ""
+    """By which a tracker knows it."""
+    hopeless: "Hopeless | None" = None
+    """Asked after each validation whether the run, one of several, is worth its remaining epochs."""
+
+
+class Hopeless(Protocol):
+    """Judges a run by its validation losses, one an epoch."""
+
+    def __call__(self, losses: Sequence[float], *, last: bool) -> bool:
+        """Whether to go no further; ``last``: the run ends here anyway."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +62,8 @@ class Trained:
     without one of the process), ``micro_batch_rows``, ``longest_row_tokens``."""
     record: RunRecord
     """Of all attempts; the training card is made of it."""
+    trials: tuple[Trial, ...] = ()
+    """All runs of the sweep that this was the best of."""
 
 
 class TrainingStopped(Exception):

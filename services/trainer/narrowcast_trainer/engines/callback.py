@@ -92,6 +92,10 @@ class JobCallback(TrainerCallback):
                 f" for {patience} epochs"
             )
             self.finished = control.should_training_stop = True
+        losses = [loss for _, loss in evaluations.losses]
+        if self._task.hopeless is not None and self._task.hopeless(losses, last=self.finished):
+            self._task.reporter.note("given up: other trials had a lower validation loss by now")
+            self.finished = control.should_training_stop = True
         self._stop_or_save(control)
 
     def _stop_or_save(self, control: Any) -> None:

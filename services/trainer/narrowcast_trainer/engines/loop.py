@@ -1,5 +1,6 @@
 """What every engine does alike: settings of the Trainer, the run itself, what it measured."""
 
+import gc
 import resource
 import time
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from narrowcast_trainer.engines.callback import JobCallback
 from narrowcast_trainer.engines.ordered import OrderedTrainer
 from narrowcast_trainer.engines.precision import Precision, Quantization
 from narrowcast_trainer.engines.recorder import Recorder
+from narrowcast_trainer.engines.tracking import tracked
 from narrowcast_trainer.protocol import Prepared
 
 _KIB = 1024
@@ -43,6 +45,7 @@ def run(
         arguments: for those, beside the ones that all engines share.
     """
     started = time.monotonic()
+    _forget_earlier_runs()
     rows_at_once = rows_in_a_micro_batch(task)
     task.reporter.send(Prepared(rows_at_once=rows_at_once))
     callback = JobCallback(task, overflows=precision.autocast is torch.float16)
@@ -55,7 +58,10 @@ def run(
         recorder,
         callback,
     )
-    trainer.train(resume_from_checkpoint=str(task.resume.folder) if task.resume else None)
+    with tracked(task) as trackers:
+        for tracker in trackers:
+            trainer.add_callback(tracker)
+        trainer.train(resume_from_checkpoint=str(task.resume.folder) if task.resume else None)
     if task.stop.requested and not callback.finished:
         raise TrainingStopped(callback.checkpoint)
     model: Any = trainer.model
@@ -135,7 +141,7 @@ def common_arguments(task: TrainingTask, precision: Precision, rows_at_once: int
         "logging_nan_inf_filter": False,  # it would show the last good loss instead
         "dataloader_pin_memory": cuda,
         "disable_tqdm": True,
-        "report_to": "none",
+        "report_to": "none",  # see tracking: not all that the Trainer knows is for others
     }
 
 
@@ -162,6 +168,14 @@ def _dataset(examples: list[Example]) -> Dataset | None:
             "labels": [example.labels for example in examples],
         }
     )
+
+
+def _forget_earlier_runs() -> None:
+    # Trainer and callbacks refer to one another: only the collector ends them, and with them the model.
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
 
 
 def _peak_memory() -> int:

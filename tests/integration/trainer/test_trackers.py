@@ -1,0 +1,131 @@
+"""What trackers are told of a training, by the libraries themselves on this machine's disk.
+
+Each is an extra of the trainer; one that is not installed is not tested.
+"""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from narrowcast_trainer.checkpoints import Resumable
+from narrowcast_trainer.engines.base import TrainingStopped
+from narrowcast_trainer.protocol import EVENT, Note
+from narrowcast_trainer.settings import TrainingSettings
+from narrowcast_trainer.trackers import TrackerName, tracker_environment
+
+from .conftest import TOY
+from .test_resume import StopAtStep, _task
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+RUN = "ftjob-0123456789ab"
+
+
+def _train_in_two_parts(name: TrackerName, base: Path, folder: Path) -> None:
+    """As a job does that is paused after its third step."""
+    from narrowcast_trainer.engines.peft import PeftEngine
+
+    saved: list[Resumable] = []
+
+    def keep(written: Path, step: int, seconds: float) -> None:
+        shutil.copytree(written, folder / "checkpoint")
+        saved.append(Resumable(folder=folder / "checkpoint", step=step, seconds=seconds))
+
+    settings = TrainingSettings(checkpoint_every_s=1e6, micro_batch_tokens=300, report_to=(name,))
+    common: dict[str, Any] = {"settings": settings, "run_name": RUN}
+    first = _task(
+        base, folder / "first", folder / "events", stop=StopAtStep(3), save_checkpoint=keep, **common
+    )
+    with pytest.raises(TrainingStopped):
+        PeftEngine().train(first)
+    PeftEngine().train(_task(base, folder / "rest", folder / "events", resume=saved[0], **common))
+
+
+def _warnings(folder: Path) -> list[str]:
+    parsed = [EVENT.validate_json(line) for line in (folder / "events").read_bytes().splitlines()]
+    return [event.message for event in parsed if isinstance(event, Note) and event.level == "warn"]
+
+
+def _assert_no_rows(folder: Path) -> None:
+    for path in folder.rglob("*"):
+        if path.is_file():
+            content = path.read_bytes()
+            assert "Мениск".encode() not in content, path
+            assert b"\\u041c\\u0435\\u043d\\u0438\\u0441\\u043a" not in content, path
+
+
+def test_wandb_offline(models_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("wandb")
+    store = tmp_path / "wandb"
+    store.mkdir()
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_DIR", str(store))
+    _train_in_two_parts("wandb", models_dir / TOY, tmp_path)
+    assert _warnings(tmp_path) == []
+    parts = sorted(store.rglob("*.wandb"))
+    # One file a part, of one run.
+    assert [path.name for path in parts] == [f"run-{RUN}.wandb"] * 2
+    seen = b"".join(path.read_bytes() for path in parts)
+    for sent in (b"train/loss", b"eval/loss", b"learning_rate", TOY.encode()):
+        assert sent in seen
+    _assert_no_rows(store)
+
+
+def test_mlflow(models_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mlflow = pytest.importorskip("mlflow")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
+    monkeypatch.chdir(tmp_path)
+    _train_in_two_parts("mlflow", models_dir / TOY, tmp_path)
+    assert _warnings(tmp_path) == []
+    client = mlflow.MlflowClient()
+    experiment = client.get_experiment_by_name("narrowcast")
+    (run,) = client.search_runs([experiment.experiment_id])
+    assert (run.info.run_name, run.info.status) == (RUN, "FINISHED")
+    assert (run.data.params["base_model"], run.data.params["rank"]) == (TOY, "4")
+    losses = client.get_metric_history(run.info.run_id, "loss")
+    assert [one.step for one in losses] == [1, 2, 3, 4, 5, 6, 7, 8]
+    assert "eval_loss" in run.data.metrics
+    _assert_no_rows(tmp_path / "mlflow.db")
+
+
+def test_a_server_that_is_away_costs_a_warning(
+    models_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from narrowcast_trainer.engines import tracking
+
+    pytest.importorskip("wandb").teardown()  # it keeps the environment of its first use
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    monkeypatch.setattr(tracking, "_WANDB_TIMEOUT_S", 1.0)
+    _train_in_two_parts("wandb", models_dir / TOY, tmp_path)
+    first, second = _warnings(tmp_path)  # one an attempt
+    assert first == second
+    assert first.startswith("wandb cannot be told")
+    assert "127.0.0.1" not in first
+
+
+def test_what_is_not_installed_stops_the_worker_at_its_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    hidden = (
+        "import sys; sys.modules['wandb'] = None\n"
+        "from narrowcast_trainer.__main__ import main; sys.exit(main([]))"
+    )
+    monkeypatch.setenv("NARROWCAST_TRAINER__REPORT_TO", '["wandb"]')
+    ended = subprocess.run([sys.executable, "-c", hidden], capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 2
+    assert "pip install narrowcast-trainer[wandb]" in ended.stderr
+
+
+def test_secrets_come_from_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NARROWCAST_SECRETS_DIR", str(tmp_path))
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "set")
+    (tmp_path / "WANDB_API_KEY").write_text("from a file\n")
+    (tmp_path / "MLFLOW_TRACKING_TOKEN").write_text("from a file\n")
+    assert tracker_environment(()) == {}
+    passed = tracker_environment(("wandb", "mlflow"))
+    assert passed["WANDB_API_KEY"] == "from a file"
+    assert "MLFLOW_TRACKING_TOKEN" not in passed
