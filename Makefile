@@ -13,7 +13,7 @@ MODEL := $(MODELS)/smollm2-135m-instruct/config.json
 LLAMA_CPP ?= .local/llama.cpp
 
 .DEFAULT_GOAL := help
-.PHONY: help install model llama.cpp demo test lint format unit contract integration e2e test-containers test-gpu images secrets bench \
+.PHONY: help install model llama.cpp demo test lint format unit contract integration e2e test-faults test-containers test-gpu images secrets bench \
 	openapi estimates lock clean
 
 help: ## List the targets
@@ -66,7 +66,7 @@ contract: install model ## The OpenAPI document, the official client, token equa
 	$(BIN)/pytest tests/contract
 
 integration: install model llama.cpp ## Against a real Valkey, S3, Celery and vLLM
-	$(BIN)/pytest tests/integration
+	$(BIN)/pytest tests/integration -m 'not faults'
 
 e2e: install model llama.cpp ## Documents in, a served adapter out, in short
 	$(BIN)/pytest tests/e2e
@@ -85,6 +85,9 @@ images: ## Build the images for machines without a GPU (Docker; GPU=1 for those 
 
 secrets: ## Random passwords for Compose into ./secrets, for those that are not there yet
 	@deploy/secrets.sh
+
+test-faults: install model llama.cpp ## Full disks, stores that go and come back, a sweep killed: ten minutes
+	$(BIN)/pytest tests/integration -m faults
 
 test-containers: install images ## The Compose stack without a GPU, each container killed in turn (Docker)
 	$(BIN)/pytest tests/containers

@@ -18,6 +18,8 @@ from narrowcast_trainer.settings import TrainerSettings
 
 from .conftest import Desk, Worker, rows
 
+pytestmark = pytest.mark.faults
+
 Start = Callable[..., Worker]
 _BALLAST = "ballast"
 

@@ -20,6 +20,8 @@ from narrowcast_trainer.settings import TrainerSettings
 
 from .conftest import Desk, Worker, alive, rows
 
+pytestmark = pytest.mark.faults
+
 Start = Callable[..., Worker]
 Runs = Callable[[], Any]
 LONG: dict[str, Any] = {"n_epochs": 25, "batch_size": 4}  # a quarter of a minute on a free machine

@@ -178,6 +178,7 @@ def test_if_all_trials_fail_so_does_the_job(
     assert failed.value.code == "training_diverged"
 
 
+@pytest.mark.faults
 def test_a_job_of_trials_survives_the_death_of_its_process(
     desk: Desk, start_worker: Callable[..., Worker]
 ) -> None:
