@@ -8,6 +8,8 @@ from typing import Any, Final, Literal
 
 from pydantic import BaseModel
 
+from narrowcast.sweeps import Trial
+
 CARD: Final = "card.json"
 CARD_TEXT: Final = "README.md"
 """Under this name Hugging Face's hub shows it."""
@@ -198,4 +200,6 @@ class TrainingCard(BaseModel):
     losses: LossSummary
     epochs: list[EpochLosses]
     attempts: list[Attempt]
+    trials: list[Trial] = []
+    """All runs of the sweep that this was the best of."""
     history: list[Point]

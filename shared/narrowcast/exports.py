@@ -27,6 +27,8 @@ class HubDestination(BaseModel):
     """`owner/name`; created if it is not there."""
     private: bool = True
     """Of a repository that is created; one that is there stays what it is."""
+    base_model: Annotated[str, StringConstraints(pattern=_REPOSITORY)] | None = None
+    """The base's own `owner/name` on the hub, for the card to link to."""
 
 
 class ExportRequest(BaseModel):

@@ -106,7 +106,8 @@ def tokenize(
         limit: what sets ``max_length``, for messages.
 
     Raises:
-        InvalidInput: naming the rows (numbered from 1) and what is wrong with them; never their text.
+        InvalidInput: naming the rows (numbered from 1) and what is wrong with them, never their text;
+            or the base has no chat template, or one that refuses such messages.
     """
     if not rows:
         return []
@@ -137,9 +138,20 @@ def tokenize(
 
 
 def _ids(tokenizer: Any, chats: list[Any], *, prompt: bool) -> list[list[int]]:
-    encoded: list[list[int]] = tokenizer.apply_chat_template(
-        chats, add_generation_prompt=prompt, tokenize=True, return_dict=False
-    )
+    from jinja2 import TemplateError
+
+    try:
+        encoded: list[list[int]] = tokenizer.apply_chat_template(
+            chats, add_generation_prompt=prompt, tokenize=True, return_dict=False
+        )
+    except TemplateError as error:
+        # Its text is the template's own, which may quote what it was given.
+        raise InvalidInput(
+            "the base model's chat template refuses the rows' messages, a system message (the instruction),"
+            " the user's and the assistant's: it may know no system messages",
+            code="invalid_base_model",
+            param="model",
+        ) from error
     return encoded
 
 

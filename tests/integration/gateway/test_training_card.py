@@ -113,5 +113,8 @@ def test_the_job_points_to_card_and_result_file(gateway: Any, trained: Callable[
     described = client.files.retrieve(result)
     assert (described.purpose, described.bytes) == ("fine-tune-results", len(FILES[STEP_METRICS]))
     assert client.files.content(result).read() == FILES[STEP_METRICS]
+    assert [file.id for file in client.files.list()] == [result]
+    assert [file.id for file in client.files.list(purpose="fine-tune-results")] == [result]
+    assert list(client.files.list(purpose="fine-tune")) == []
     card = gateway.http.get(gateway.http.get(f"/v1/fine_tuning/jobs/{job.id}").json()["training_card"])
     assert card.json()["object"] == "training_card"

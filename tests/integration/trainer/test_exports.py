@@ -14,6 +14,7 @@ from pydantic import SecretStr
 
 from narrowcast.adapters import AdapterManifest, BaseModelRef, PromptRef, adapter_prefix, base_fingerprint
 from narrowcast.artifacts import fetch, publish, read_manifest
+from narrowcast.cards import CARD_TEXT, LOSS_PNG
 from narrowcast.errors import JobFailed, Unavailable
 from narrowcast.exports import ExportManifest, ExportSpec, export_prefix
 from narrowcast.ids import new_id
@@ -104,6 +105,18 @@ class Exporting:
         return list(self.desk.connections.storage.models.keys(export_prefix(self.desk.tenant, job.id)))
 
 
+ADAPTER_CARD = f'''---
+library_name: "peft"
+base_model: "{TOY}"
+tags: ["lora", "peft"]
+---
+
+# The adapter
+
+Таблица.
+'''
+
+
 @pytest.fixture
 def exporting(
     desk: Desk, models_dir: Path, adapter_folder: Path, trainer_settings: TrainerSettings
@@ -122,6 +135,7 @@ def exporting(
     )
     names = ("adapter_config.json", "adapter_model.safetensors")
     files: dict[str, Path | bytes] = {name: adapter_folder / name for name in names}
+    files |= {CARD_TEXT: ADAPTER_CARD.encode(), LOSS_PNG: b"\x89PNG"}
     publish(desk.connections.storage.models, adapter_prefix(desk.tenant, adapter_id), files, manifest)
     return Exporting(desk, adapter_id, trainer_settings)
 
@@ -263,7 +277,8 @@ def test_a_push_that_failed_is_repeated_without_the_export(
 ) -> None:
     site = HubSettings(token=SecretStr("hf_x"), owners=("clinic",))
     export_id = new_id(JobKind.EXPORT)
-    wanted: dict[str, Any] = {"format": "merged", "push_to_hub": {"repo_id": "clinic/reports"}}
+    destination = {"repo_id": "clinic/reports", "base_model": "maker/toy"}
+    wanted: dict[str, Any] = {"format": "merged", "push_to_hub": destination}
     monkeypatch.setenv("HF_HUB_DISABLE_XET", "1")
     exporting.settings.trainer.storage_patience_s = 0
     with running_hub() as hub:
@@ -278,7 +293,12 @@ def test_a_push_that_failed_is_repeated_without_the_export(
         result = exporting.run_here(site, export_id, **wanted)
     assert read_manifest(models, prefix, ExportManifest) == made, "not made again"
     assert result["hub_url"] == f"{hub.url}/clinic/reports"
-    assert set(hub.files) == set(made.files) == set(result["files"])
+    assert set(made.files) == set(result["files"])
+    assert set(hub.files) == {*made.files, CARD_TEXT, LOSS_PNG}
+    card = hub.files[CARD_TEXT].decode()
+    for line in ("library_name: transformers", "base_model: maker/toy", "base_model_relation: finetune"):
+        assert line in card
+    assert card.rstrip().endswith("# The adapter\n\nТаблица.")
     assert len(hub.files["model.safetensors"]) == made.files["model.safetensors"].size
 
 

@@ -2,10 +2,12 @@
 
 import math
 import random
+from collections.abc import Sequence
 from typing import Any
 
 from narrowcast.adapters import AdapterManifest, BaseModelRef, PromptRef
 from narrowcast.cards import Attempt, DataFile, TokenCounts, TrainingCard
+from narrowcast.sweeps import Trial
 from narrowcast.training import TrainingSpec
 from narrowcast_trainer.card.build import build_card
 from narrowcast_trainer.card.record import RunRecord, points_of
@@ -76,7 +78,13 @@ def record(points: list[dict[str, Any]] | None = None) -> RunRecord:
     )
 
 
-def card(run: RunRecord | None = None, *, kept_checkpoint: bool = False, **metrics: float) -> TrainingCard:
+def card(
+    run: RunRecord | None = None,
+    *,
+    kept_checkpoint: bool = False,
+    trials: Sequence[Trial] = (),
+    **metrics: float,
+) -> TrainingCard:
     spec = TrainingSpec(base_model="llama-3.1-8b", dataset="dataset-0", adapter_id="mri-brain-0a")
     manifest = AdapterManifest(
         id=spec.adapter_id,
@@ -89,6 +97,7 @@ def card(run: RunRecord | None = None, *, kept_checkpoint: bool = False, **metri
         quantization="nf4",
         dataset=spec.dataset,
         job="ftjob-0",
+        trials=list(trials),
         metrics={"steps": STEPS, "best_step": 234, "seconds": 4801.0} | metrics,
     )
     config = {

@@ -11,6 +11,7 @@ import pytest
 
 from narrowcast.adapters import AdapterManifest, BaseModelRef, PromptRef
 from narrowcast.cards import CARD, CARD_TEXT, LOSS_PNG, LOSS_SVG, STEP_METRICS, LossAt, TrainingCard
+from narrowcast.sweeps import Trial
 from narrowcast.training import TrainingSpec
 from narrowcast_trainer import publish
 from narrowcast_trainer.card.build import card_files, step_metrics
@@ -44,6 +45,24 @@ def test_the_paper_s_tables() -> None:
         "| Validation, lowest | 0.7010 | 234 |",
     ):
         assert line in text, line
+
+
+def test_the_trials_of_a_sweep() -> None:
+    assert "## Trials" not in markdown(card())
+    varied = {"learning_rate": 0.000123456, "rank": 32}
+    trials = [
+        Trial(number=1, state="failed", hyperparameters=varied, error="training_diverged"),
+        Trial(number=2, state="complete", hyperparameters=varied, valid_loss=0.701, seconds=600),
+    ]
+    made = card(trials=trials)
+    assert made.trials == trials
+    text = markdown(made)
+    assert (
+        "| 1 | learning_rate 0.0001235, rank 32 | – | 0.00 min (0 s) | failed (training_diverged) |" in text
+    )
+    assert (
+        "| 2 (published) | learning_rate 0.0001235, rank 32 | 0.7010 | 10.00 min (600 s) | complete |" in text
+    )
 
 
 def test_the_curve_is_whole_and_by_epoch() -> None:

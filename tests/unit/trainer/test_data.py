@@ -1,5 +1,6 @@
 """What is trained is exactly what will be asked: tokens, masks, refusals."""
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -111,3 +112,13 @@ def test_padding_is_not_the_end_of_turn(tokenizer: Any) -> None:
     chosen = pad_id(tokenizer, stops)
     assert chosen not in stops
     assert chosen < len(tokenizer)
+
+
+def test_a_template_that_knows_no_system_messages(tokenizer: Any) -> None:
+    strict = copy.copy(tokenizer)
+    strict.chat_template = "{{ raise_exception('no ' + messages[0]['content']) }}"
+    with pytest.raises(InvalidInput) as caught:
+        _tokenize(strict, [_row()])
+    assert (caught.value.code, caught.value.param) == ("invalid_base_model", "model")
+    assert "system" in caught.value.message
+    assert "Опиши" not in caught.value.message

@@ -12,6 +12,7 @@ from narrowcast_gateway.schemas import Deleted, Page
 from narrowcast_gateway.training.results import ResultFile
 
 router = APIRouter(prefix="/files", tags=["files"])
+Purpose = Literal["fine-tune", "fine-tune-results"]
 
 
 class FileObject(BaseModel):
@@ -23,7 +24,7 @@ class FileObject(BaseModel):
     created_at: int
     filename: str
     """Made from the id: the name it was uploaded with may be a patient's and is not kept."""
-    purpose: Literal["fine-tune", "fine-tune-results"] = "fine-tune"
+    purpose: Purpose = "fine-tune"
     status: Literal["processed"] = "processed"
 
     @classmethod
@@ -60,9 +61,14 @@ def create_file(
 
 
 @router.get("")
-def list_files(services: ServicesDep, tenant: TenantDep) -> Page[FileObject]:
-    """List the tenant's files, newest first."""
-    return Page(data=[FileObject.of(manifest) for manifest in services.files.listing(tenant)])
+def list_files(services: ServicesDep, tenant: TenantDep, purpose: Purpose | None = None) -> Page[FileObject]:
+    """List the tenant's files, newest first: those uploaded and the results of trainings, or one kind."""
+    found: list[FileObject] = []
+    if purpose != "fine-tune-results":
+        found += [FileObject.of(manifest) for manifest in services.files.listing(tenant)]
+    if purpose != "fine-tune":
+        found += [FileObject.of_result(result) for result in services.result_files.listing(tenant)]
+    return Page(data=sorted(found, key=lambda file: file.created_at, reverse=True))
 
 
 @router.get("/{file_id}")

@@ -7,6 +7,7 @@ prefix, so nothing has to be kept to find it, and it goes when the adapter goes.
 from dataclasses import dataclass
 
 from narrowcast import ids
+from narrowcast.adapters import AdapterManifest
 from narrowcast.cards import STEP_METRICS
 from narrowcast.errors import NotFound
 from narrowcast.jobs.records import JobKind
@@ -50,11 +51,17 @@ class ResultFiles:
         try:
             job_id = file_id.replace(FILE, JobKind.TRAINING, 1)
             job = self._jobs.get(job_id, tenant=tenant, kind=JobKind.TRAINING)
-            manifest = self._adapters.get(tenant, job.result["adapter_id"])
-            entry = manifest.files[STEP_METRICS]
+            return _described(self._adapters.get(tenant, job.result["adapter_id"]))
         except (NotFound, KeyError):
             raise missing from None
-        return ResultFile(file_id, entry.size, manifest.created_at, tenant, manifest.id)
+
+    def listing(self, tenant: str) -> list[ResultFile]:
+        """Return those of the tenant's adapters, newest first."""
+        return [
+            _described(manifest)
+            for manifest in self._adapters.of_tenant(tenant)
+            if STEP_METRICS in manifest.files
+        ]
 
     def content(self, file: ResultFile) -> bytes:
         """Return the CSV.
@@ -63,3 +70,8 @@ class ResultFiles:
             NotFound: its adapter has been deleted.
         """
         return self._adapters.card_file(file.tenant, file.adapter_id, STEP_METRICS)
+
+
+def _described(manifest: AdapterManifest) -> ResultFile:
+    size = manifest.files[STEP_METRICS].size
+    return ResultFile(result_file_id(manifest.job), size, manifest.created_at, manifest.tenant, manifest.id)

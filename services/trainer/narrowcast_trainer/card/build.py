@@ -82,6 +82,7 @@ def build_card(
         losses=_losses(run.points),
         epochs=_epochs(run.points),
         attempts=run.attempts,
+        trials=manifest.trials,
         history=run.points,
     )
 

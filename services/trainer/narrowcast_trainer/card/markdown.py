@@ -6,9 +6,10 @@ No licence is named: that of the base binds the adapter too, and the data are th
 import json
 from collections.abc import Iterable
 from datetime import UTC, datetime
-from typing import Final
+from typing import Any, Final
 
 from narrowcast.cards import LOSS_PNG, LossAt, TrainingCard
+from narrowcast.sweeps import Trial, best_trial
 
 _GIB: Final = 1024**3
 """What the paper calls GB."""
@@ -39,6 +40,7 @@ def markdown(card: TrainingCard) -> str:
         "## Losses",
         "Nats per trained token; the training loss is the mean over an epoch's steps.",
         _losses(card),
+        *(("## Trials of the sweep", _trials(card.trials)) if card.trials else ()),
         "## Data",
         _data(card),
         "## Libraries",
@@ -148,6 +150,21 @@ def _losses(card: TrainingCard) -> str:
     )
 
 
+def _trials(trials: list[Trial]) -> str:
+    best = best_trial(trials)
+    rows = [
+        (
+            f"{trial.number}{' (published)' if trial is best else ''}",
+            ", ".join(f"{name} {_short(value)}" for name, value in trial.hyperparameters.items()),
+            _loss(trial.valid_loss),
+            _time(trial.seconds),
+            f"{trial.state} ({trial.error})" if trial.error else trial.state,
+        )
+        for trial in trials
+    ]
+    return _table(("Trial", "Hyper-parameters", "Lowest validation loss", "Time", "Outcome"), rows)
+
+
 def _data(card: TrainingCard) -> str:
     data = card.data
     text = _table(
@@ -171,6 +188,10 @@ def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
 
 def _count(number: int | None) -> str:
     return _UNKNOWN if number is None else f"{number:,}"
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _loss(loss: float | None) -> str:

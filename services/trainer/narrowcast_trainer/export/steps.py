@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -18,6 +19,7 @@ from narrowcast_trainer.checks import base_folder
 from narrowcast_trainer.data import stop_ids
 from narrowcast_trainer.export.gguf import LlamaCpp
 from narrowcast_trainer.export.hub import HubOrder, check_destination, push
+from narrowcast_trainer.export.hub_card import add_hub_card
 from narrowcast_trainer.export.merge import check_16bit, merge
 from narrowcast_trainer.export.ollama import chat_format, modelfile
 from narrowcast_trainer.export.order import ExportOrder
@@ -173,15 +175,19 @@ class _Export:
         return publish(self._models, self._prefix, contents, manifest)
 
     def _push(self, token: SecretStr, files: Path | None, manifest: ExportManifest) -> str:
-        assert self._spec.push_to_hub is not None  # noqa: S101 - else there is no token
+        destination = self._spec.push_to_hub
+        assert destination is not None  # noqa: S101 - else there is no token
         if files is None:
             files = self._scratch / "export"
             shutil.rmtree(files, ignore_errors=True)
             fetch(self._models, self._prefix, manifest, files)
             (files / MANIFEST).unlink()
+        with suppress(JobFailed):  # that the adapter is gone by now does not matter to what is made of it
+            adapter = self._adapter_manifest()
+            add_hub_card(self._models, adapter, manifest.format, destination.base_model, files)
         self._advanced("pushing to the hub")
         message = f"{manifest.adapter} as {manifest.format} {manifest.quantization or ''}".rstrip()
-        order = HubOrder(destination=self._spec.push_to_hub, token=token, folder=files, message=message)
+        order = HubOrder(destination=destination, token=token, folder=files, message=message)
         return push(order)
 
     def _adapter_manifest(self) -> AdapterManifest:
