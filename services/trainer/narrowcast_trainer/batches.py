@@ -33,20 +33,26 @@ def micro_batch(lengths: Sequence[int], batch_size: int, tokens: int, most: int 
 
 
 class LengthGrouped:
-    """A sampler of row numbers for a PyTorch ``DataLoader``; neighbours are of similar length."""
+    """A sampler of row numbers for a PyTorch ``DataLoader``; neighbours are of similar length.
 
-    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int) -> None:
+    Several ranks take micro-batches in turn, and each has to have as many. So an epoch is filled up to
+    a multiple of what all of them take at once, with the number after the last row's: of a row that
+    trains nothing. accelerate would fill it with rows, which would count twice.
+    """
+
+    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int, *, multiple: int = 1) -> None:
         self._lengths = lengths
         self._batch_size = batch_size
         self._seed = seed
         self._epoch = 0
+        self._fillers = fillers(len(lengths), multiple)
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch, counted from 0, whose order the next iteration gives."""
         self._epoch = int(epoch)
 
     def __len__(self) -> int:
-        return len(self._lengths)
+        return len(self._lengths) + self._fillers
 
     def __iter__(self) -> Iterator[int]:
         order = random.Random(f"{self._seed}/{self._epoch}")  # noqa: S311 - not a secret
@@ -63,3 +69,9 @@ class LengthGrouped:
         order.shuffle(batches)
         for batch in batches + short:
             yield from batch
+        yield from [len(self._lengths)] * self._fillers
+
+
+def fillers(rows: int, multiple: int) -> int:
+    """Return how many rows are missing to the next multiple."""
+    return -rows % multiple

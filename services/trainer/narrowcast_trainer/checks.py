@@ -15,6 +15,7 @@ from narrowcast.training import Hyperparameters, QuantizationName, TrainingSpec
 from narrowcast_trainer.base_model import check_complete
 from narrowcast_trainer.data import Example, Rows, pad_id, read_rows, tokenize
 from narrowcast_trainer.protocol import TrainingOrder
+from narrowcast_trainer.settings import Parallelism
 
 _SOME_GPU: Final = (0, 0)
 
@@ -106,16 +107,17 @@ def check_engine(order: TrainingOrder) -> None:
 
     from narrowcast_trainer.engines import engine_name
 
-    engine_name(order.spec.hyperparameters.engine)
+    engine_name(order.spec.hyperparameters.engine, order.settings.parallelism)
     cuda = torch.cuda.is_available()
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    _check_quantization(order.spec.hyperparameters.quantization, cuda=cuda)
+    parallelism = order.settings.parallelism
+    _check_quantization(order.spec.hyperparameters.quantization, cuda=cuda, parallelism=parallelism)
 
 
-def _check_quantization(asked: QuantizationName, *, cuda: bool) -> None:
+def _check_quantization(asked: QuantizationName, *, cuda: bool, parallelism: Parallelism = "ddp") -> None:
     from narrowcast_trainer.engines.precision import Capability, quantization
 
-    quantization(asked, Capability(cuda=_SOME_GPU if cuda else None, cpu_bf16=False))
+    quantization(asked, Capability(cuda=_SOME_GPU if cuda else None, cpu_bf16=False), parallelism)
 
 
 def base_folder(models_dir: Path, name: str) -> Path:

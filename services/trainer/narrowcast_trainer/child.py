@@ -46,7 +46,8 @@ class TrainingChild:
                 stderr=subprocess.STDOUT,
                 pass_fds=(writer,),
                 start_new_session=True,
-                env=training_environment(threads) | tracker_environment(order.settings.report_to),
+                env=training_environment(threads, order.settings.nproc_per_node)
+                | tracker_environment(order.settings.report_to),
             )
         finally:
             os.close(writer)
@@ -136,23 +137,23 @@ def _parsed(line: bytes) -> Event | None:
         return None
 
 
-def training_environment(threads: int) -> dict[str, str]:
-    """Return the variables of a training process: offline, on one GPU, with so many threads."""
+def training_environment(threads: int, gpus: int = 1) -> dict[str, str]:
+    """Return the variables of a training process: offline, on so many GPUs, with so many threads."""
     offline = {
         "HF_HUB_OFFLINE": "1",
         "HF_DATASETS_OFFLINE": "1",
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "UNSLOTH_DISABLE_STATISTICS": "1",
     }
-    # Of several GPUs the Trainer would take all, each for a micro-batch of its own: batch_size would be a
-    # multiple of what was asked for. Numbered as nvidia-smi does, whose first one the estimates are for.
-    gpus = os.environ.get("CUDA_VISIBLE_DEVICES", "0")
+    # Of those that a process sees the Trainer would take all, each for a micro-batch of its own: batch_size
+    # would be a multiple of what was asked for. Numbered as nvidia-smi does: the estimates are for its first.
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(gpus))))
     return {
         **os.environ,
         **offline,
         "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
-        "CUDA_VISIBLE_DEVICES": gpus.partition(",")[0],
-        "OMP_NUM_THREADS": str(threads),
+        "CUDA_VISIBLE_DEVICES": ",".join(visible.split(",")[:gpus]),
+        "OMP_NUM_THREADS": str(max(1, threads // gpus)),
         "TOKENIZERS_PARALLELISM": "false",
         "PYTHONUNBUFFERED": "1",
     }

@@ -177,6 +177,11 @@ def pad_id(tokenizer: Any, stops: Collection[int]) -> int:
     return next(token for token in range(len(tokenizer)) if token not in stops)
 
 
+def filler(pad: int) -> Example:
+    """Return a row that trains nothing, for ranks that have fewer rows than others."""
+    return Example([pad, pad], [IGNORED, IGNORED])
+
+
 def token_count(examples: Iterable[Example]) -> int:
     """Return how many tokens the examples have, without padding."""
     return sum(len(example.input_ids) for example in examples)

@@ -20,11 +20,12 @@ from narrowcast_trainer.checkpoints import Checkpoints, Resumable, best_losses
 from narrowcast_trainer.checks import CheckedBase, CheckedRows, check_base, check_engine, check_rows
 from narrowcast_trainer.data import token_count
 from narrowcast_trainer.engines import create_engine
-from narrowcast_trainer.engines.base import TrainingStopped, TrainingTask
+from narrowcast_trainer.engines.base import Engine, TrainingStopped, TrainingTask
 from narrowcast_trainer.engines.best import best_in
 from narrowcast_trainer.patience import patiently
 from narrowcast_trainer.protocol import Completed, Stopped, TaskName, TrainingOrder
 from narrowcast_trainer.publish import publish_adapter, published_hyperparameters, result_of
+from narrowcast_trainer.ranks import SeveralRanks, rank_count
 from narrowcast_trainer.reasons import reason_of
 from narrowcast_trainer.reporter import Reporter
 from narrowcast_trainer.stop import StopSignal
@@ -69,7 +70,7 @@ def train(order: TrainingOrder, reporter: Reporter, stop: StopSignal) -> dict[st
     """Check, train, try out and publish what was ordered; return the job's result."""
     storage = Storage(order.storage)
     base = check_base(order)
-    engine = create_engine(order.spec.hyperparameters.engine)
+    engine = _engine(order, reporter)
     checked = check_rows(order, storage.data, base.folder)
     tokens = token_count(checked.train)
     reporter.note(f"training {order.spec.base_model} with the {engine.name} engine", engine=engine.name)
@@ -115,7 +116,7 @@ def publish_checkpoint(order: TrainingOrder, reporter: Reporter, stop: StopSigna
     found = _checkpoints(order, storage).fetch_newest(_scratch(order) / "kept")
     if found is None:
         raise JobFailed("the job has no complete checkpoint", code="no_checkpoint")
-    engine = create_engine(order.spec.hyperparameters.engine)
+    engine = create_engine(order.spec.hyperparameters.engine, order.settings.parallelism)
     checked = check_rows(order, storage.data, base.folder)
     sweep = best_so_far(found.folder)
     adapter = sweep.adapter if sweep else best_in(found.folder) or found.folder
@@ -137,6 +138,17 @@ def publish_checkpoint(order: TrainingOrder, reporter: Reporter, stop: StopSigna
     )
     reporter.note(f"adapter {manifest.id} is published from a checkpoint", adapter=manifest.id)
     return result_of(manifest)
+
+
+def _engine(order: TrainingOrder, reporter: Reporter) -> Engine:
+    hyper = order.spec.hyperparameters
+    engine = create_engine(hyper.engine, order.settings.parallelism)
+    wanted, ranks = order.settings.nproc_per_node, rank_count(order.settings, hyper)
+    if ranks < wanted:
+        reporter.note(f"training on {ranks} of {wanted} GPUs, which share a batch_size evenly", ranks=ranks)
+    if ranks == 1:
+        return engine
+    return SeveralRanks(engine, ranks, job_id=order.job_id, log_level=order.log_level)
 
 
 def _patiently(

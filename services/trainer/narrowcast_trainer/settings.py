@@ -2,11 +2,14 @@
 
 import tempfile
 from pathlib import Path
+from typing import Literal
 
 from pydantic import BaseModel, Field, HttpUrl, SecretStr
 
 from narrowcast.settings import Settings
 from narrowcast_trainer.trackers import TrackerName
+
+Parallelism = Literal["ddp", "fsdp"]
 
 
 class TrainingSettings(BaseModel):
@@ -27,8 +30,14 @@ class TrainingSettings(BaseModel):
     hand. After that the attempt ends, and the next one resumes from the newest checkpoint."""
     stop_grace_s: float = Field(90.0, gt=0)
     """From the request to stop until the process is killed: one step, one checkpoint upload."""
+    nproc_per_node: int = Field(1, ge=1, le=64)
+    """GPUs of this node that one training uses, the first ones of ``CUDA_VISIBLE_DEVICES``; without a GPU,
+    processes. As in torchrun; fewer are used where they could not share the job's batches evenly."""
+    parallelism: Parallelism = "ddp"
+    """How several GPUs share a training. ``ddp``: each holds the base. ``fsdp``: each holds a part of it,
+    unquantised, for a base that one GPU cannot hold; always with the engine peft."""
     threads: int | None = Field(None, ge=1)
-    """CPU threads of the training process; None takes every core this process may use."""
+    """CPU threads of a training, all its processes together; None takes every core this process may use."""
     micro_batch_tokens: int | None = Field(None, ge=1)
     """Tokens, padding included, in one forward pass; None: 8192 on CUDA, 1536 on a CPU."""
     gpu_memory_share: float = Field(1.0, gt=0, le=1)

@@ -9,23 +9,28 @@ from importlib.util import find_spec
 from narrowcast.errors import JobFailed
 from narrowcast.training import EngineName
 from narrowcast_trainer.engines.base import Engine
+from narrowcast_trainer.settings import Parallelism
 
 _MODULES = {name: f"narrowcast_trainer.engines.{name}" for name in ("peft", "unsloth")}
 
 
-def create_engine(name: EngineName) -> Engine:
+def create_engine(name: EngineName, parallelism: Parallelism = "ddp") -> Engine:
     """Return the engine called ``name``; see :func:`engine_name`."""
-    engine: Engine = importlib.import_module(_MODULES[engine_name(name)]).create()
+    engine: Engine = importlib.import_module(_MODULES[engine_name(name, parallelism)]).create()
     return engine
 
 
-def engine_name(name: EngineName) -> str:
+def engine_name(name: EngineName, parallelism: Parallelism = "ddp") -> str:
     """Return which engine ``name`` means here; ``auto`` is the fastest one this node has.
+
+    Args:
+        name: as a job says it.
+        parallelism: this node's; under ``fsdp`` there is only peft.
 
     Raises:
         JobFailed: ``engine_unavailable``, this node does not have it.
     """
-    lacking = _unsloth_lacks()
+    lacking = "parallelism set to fsdp" if parallelism == "fsdp" else _unsloth_lacks()
     if name == "unsloth" and lacking is not None:
         raise JobFailed(
             f"this node cannot train with the engine unsloth: it has {lacking}; use auto or peft",

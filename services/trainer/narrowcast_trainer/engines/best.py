@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from narrowcast_trainer.ranks import rank
+
 _FOLDER = "best"
 _IN_CHECKPOINT = Path("kept", _FOLDER)
 """Two levels down: an adapter in a folder of the checkpoint is one that Trainer resumes with."""
@@ -57,8 +59,9 @@ class BestAdapter:
         return self._folder if self._folder.is_dir() else None
 
     def keep(self, model: Any) -> None:
-        """Write the model's adapter in place of the earlier best."""
-        shutil.rmtree(self._folder, ignore_errors=True)
+        """Write the model's adapter in place of the earlier best; on several ranks all have to."""
+        if rank() == 0:
+            shutil.rmtree(self._folder, ignore_errors=True)
         save_adapter(model, self._folder)
 
     def put_into(self, checkpoint: Path) -> None:
@@ -80,6 +83,16 @@ def best_in(checkpoint: Path) -> Path | None:
 
 
 def save_adapter(model: Any, folder: Path) -> None:
-    """Write a PEFT model's adapter: its configuration and its weights, nothing of the base."""
-    # Without the flag PEFT looks the base up on the hub, to see whether its embeddings have grown.
-    model.save_pretrained(folder, save_embedding_layers=False)
+    """Write a PEFT model's adapter: its configuration and its weights, nothing of the base.
+
+    On several ranks all have to call it: each may hold a part. Rank 0 writes.
+    """
+    state = {name: _whole(value) for name, value in model.named_parameters() if value.requires_grad}
+    if rank() == 0:
+        # Without the flag PEFT looks the base up on the hub, to see whether its embeddings have grown.
+        model.save_pretrained(folder, state_dict=state, save_embedding_layers=False)
+
+
+def _whole(parameter: Any) -> Any:
+    # PyTorch's DTensor, of which this rank holds a part.
+    return (parameter.full_tensor() if hasattr(parameter, "full_tensor") else parameter).detach()

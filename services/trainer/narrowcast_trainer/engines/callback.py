@@ -15,6 +15,7 @@ from narrowcast.training import TrainingMetrics
 from narrowcast_trainer.engines.base import TrainingTask
 from narrowcast_trainer.engines.best import BestAdapter, Evaluations
 from narrowcast_trainer.engines.divergence import FP16_OVERFLOWS, DivergenceWatch
+from narrowcast_trainer.ranks import agreed, together
 
 _REPORT_EVERY_S = 1.0
 _RECENT_STEPS = 20
@@ -50,7 +51,7 @@ class JobCallback(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Say how long it will be, and take up what a run that is resumed had seen."""
         self._state = state
-        if self._task.resume is not None:
+        if self._task.resume is not None and state.is_world_process_zero:
             self.best.take_from(self._task.resume.folder)
         for entry in state.log_history:
             if "loss" in entry:
@@ -73,7 +74,7 @@ class JobCallback(TrainerCallback):
         self._task.reporter.tick()
         now = time.monotonic()
         self._training_s += now - self._recent[-1][0]
-        self._recent.append((now, state.global_step, int(self._trainer.trained_tokens)))
+        self._recent.append((now, state.global_step, self._trainer.trained_tokens))
         self.finished = state.global_step >= state.max_steps
         # An epoch ends with its validation, and a checkpoint between the two would lack it.
         if not (self._task.validation and float(state.epoch).is_integer()):
@@ -92,20 +93,26 @@ class JobCallback(TrainerCallback):
                 f" for {patience} epochs"
             )
             self.finished = control.should_training_stop = True
-        losses = [loss for _, loss in evaluations.losses]
-        if self._task.hopeless is not None and self._task.hopeless(losses, last=self.finished):
+        if agreed(self._hopeless(evaluations)):
             self._task.reporter.note("given up: other trials had a lower validation loss by now")
             self.finished = control.should_training_stop = True
         self._stop_or_save(control)
+
+    def _hopeless(self, evaluations: Evaluations) -> bool:
+        losses = [loss for _, loss in evaluations.losses]
+        return self._task.hopeless is not None and self._task.hopeless(losses, last=self.finished)
 
     def _stop_or_save(self, control: Any) -> None:
         stop = self._task.stop
         if self.finished:
             return
-        if stop.requested:
+        due = time.monotonic() - self._saved_at >= self._task.settings.checkpoint_every_s
+        requested, keep, due = agreed((stop.requested, stop.keep, due))
+        if requested:
+            stop.requested = True
             control.should_training_stop = True
-            control.should_save = stop.keep
-        elif time.monotonic() - self._saved_at >= self._task.settings.checkpoint_every_s:
+            control.should_save = keep
+        elif due:
             control.should_save = True
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -142,8 +149,14 @@ class JobCallback(TrainerCallback):
         )
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Upload the checkpoint that the trainer has just written."""
-        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        """Upload the checkpoint that the trainer has just written, all ranks' parts of it."""
+        together()  # they are written by then
+        if state.is_world_process_zero:
+            self._upload(Path(args.output_dir) / f"checkpoint-{state.global_step}", state)
+        self._saved_at = time.monotonic()
+        self._restart_clock(state)
+
+    def _upload(self, folder: Path, state: Any) -> None:
         self.best.put_into(folder)
         earlier = self._task.resume.seconds if self._task.resume else 0.0
         try:
@@ -155,8 +168,6 @@ class JobCallback(TrainerCallback):
             self.checkpoint = state.global_step
             self._task.reporter.note(f"checkpoint at step {state.global_step}", step=state.global_step)
         shutil.rmtree(folder, ignore_errors=True)
-        self._saved_at = time.monotonic()
-        self._restart_clock(state)
 
     def summary(self) -> dict[str, float]:
         """Return the losses, of the last epoch and of the best evaluation, and the speed."""
@@ -170,7 +181,7 @@ class JobCallback(TrainerCallback):
         if best is not None:
             metrics["best_step"], metrics["valid_loss"] = float(best[0]), best[1]
         if self._training_s > 0:
-            metrics["tokens_per_s"] = int(self._trainer.trained_tokens) / self._training_s
+            metrics["tokens_per_s"] = self._trainer.trained_tokens / self._training_s
         return metrics
 
     def _metrics(self, state: Any, **measured: float | None) -> TrainingMetrics:
@@ -189,6 +200,5 @@ class JobCallback(TrainerCallback):
 
     def _restart_clock(self, state: Any) -> None:
         # Validation and uploads are not steps: measuring speed begins anew after them.
-        tokens = int(self._trainer.trained_tokens)
         self._recent.clear()
-        self._recent.append((time.monotonic(), state.global_step, tokens))
+        self._recent.append((time.monotonic(), state.global_step, self._trainer.trained_tokens))

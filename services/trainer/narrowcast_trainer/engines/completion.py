@@ -29,7 +29,10 @@ class _CheapOnCpu(SFTTrainer):
                 model, inputs, return_outputs, num_items_in_batch
             )
         total, count = _summed_loss(model, inputs)
-        return total / (count if num_items_in_batch is None else num_items_in_batch)
+        if num_items_in_batch is None:
+            return total / max(count, 1)
+        # Those of all ranks, over which the gradients will be averaged.
+        return total / num_items_in_batch * self.accelerator.num_processes
 
 
 class CompletionTrainer(OrderedTrainer, _CheapOnCpu):
@@ -39,7 +42,8 @@ class CompletionTrainer(OrderedTrainer, _CheapOnCpu):
 def _summed_loss(model: Any, inputs: dict[str, Any]) -> tuple[torch.Tensor, int]:
     labels = inputs["labels"][:, 1:]
     columns = (labels != IGNORED).any(0).nonzero().flatten()
-    first, last = int(columns[0]), int(columns[-1]) + 1
+    # Nothing but fillers: the model is called all the same, as the other ranks call it.
+    first, last = (int(columns[0]), int(columns[-1]) + 1) if len(columns) else (0, 1)
     labels = labels[:, first:last]
     logits = model(
         input_ids=inputs["input_ids"],

@@ -10,8 +10,8 @@ import torch
 from datasets import Dataset
 from transformers import AutoTokenizer, DataCollatorForSeq2Seq, PrinterCallback
 
-from narrowcast_trainer.batches import MICRO_BATCH_TOKENS, LengthGrouped, micro_batch
-from narrowcast_trainer.data import IGNORED, Example
+from narrowcast_trainer.batches import MICRO_BATCH_TOKENS, LengthGrouped, fillers, micro_batch
+from narrowcast_trainer.data import IGNORED, Example, filler
 from narrowcast_trainer.engines.base import Trained, TrainingStopped, TrainingTask
 from narrowcast_trainer.engines.best import save_adapter
 from narrowcast_trainer.engines.callback import JobCallback
@@ -20,8 +20,12 @@ from narrowcast_trainer.engines.precision import Precision, Quantization
 from narrowcast_trainer.engines.recorder import Recorder
 from narrowcast_trainer.engines.tracking import tracked
 from narrowcast_trainer.protocol import Prepared
+from narrowcast_trainer.ranks import world_size
 
 _KIB = 1024
+_RANKS_WAIT_S = 3600
+"""For one another: rank 0 alone uploads a checkpoint, to an object store that may be away meanwhile."""
+_FSDP = {"version": 2, "auto_wrap_policy": "TRANSFORMER_BASED_WRAP", "cpu_ram_efficient_loading": True}
 
 
 def run(
@@ -45,19 +49,14 @@ def run(
         arguments: for those, beside the ones that all engines share.
     """
     started = time.monotonic()
-    _forget_earlier_runs()
+    forget_earlier_runs()
     rows_at_once = rows_in_a_micro_batch(task)
     task.reporter.send(Prepared(rows_at_once=rows_at_once))
     callback = JobCallback(task, overflows=precision.autocast is torch.float16)
     recorder = Recorder(task)
-    trainer = build_trainer(
-        task,
-        load(),
-        trainer_class,
-        arguments_class(**common_arguments(task, precision, rows_at_once) | arguments),
-        recorder,
-        callback,
-    )
+    # Before the model is loaded: with it the ranks of a training find one another.
+    all_arguments = arguments_class(**common_arguments(task, precision, rows_at_once) | arguments)
+    trainer = build_trainer(task, load(), trainer_class, all_arguments, recorder, callback)
     with tracked(task) as trackers:
         for tracker in trackers:
             trainer.add_callback(tracker)
@@ -92,17 +91,23 @@ def build_trainer(
     tokenizer = AutoTokenizer.from_pretrained(task.base, local_files_only=True)
     tokenizer.pad_token = tokenizer.convert_ids_to_tokens(task.pad_id)
     tokenizer.padding_side = "right"  # so that the causal mask alone hides padding from every token
+    # What all ranks take at once; one rank takes short batches as they are.
+    multiple = arguments.per_device_train_batch_size * arguments.world_size if arguments.world_size > 1 else 1
+    order = LengthGrouped(
+        lengths(task), task.hyperparameters.batch_size, task.hyperparameters.seed, multiple=multiple
+    )
+    # Sorted, so that a batch holds rows of one length.
+    validation = sorted(task.validation, key=lambda row: len(row.input_ids))
     trainer = trainer_class(
         model=model,
         args=arguments,
-        train_dataset=_dataset(task.train),
-        # Sorted, so that a batch holds rows of one length.
-        eval_dataset=_dataset(sorted(task.validation, key=lambda row: len(row.input_ids))) or None,
+        train_dataset=_dataset([*task.train, filler(task.pad_id)] if multiple > 1 else task.train),
+        eval_dataset=_dataset(validation + [filler(task.pad_id)] * fillers(len(validation), multiple)),
         processing_class=tokenizer,
         # Given, not left to the library: unsloth would lay the rows of a batch end to end otherwise.
         data_collator=DataCollatorForSeq2Seq(tokenizer, label_pad_token_id=IGNORED),
         callbacks=list(callbacks),
-        order=LengthGrouped(lengths(task), task.hyperparameters.batch_size, task.hyperparameters.seed),
+        order=order,
     )
     for parameter in model.parameters():
         # TRL makes them bf16 on a quantised base, which T4's gradient scaler cannot handle, and in
@@ -119,18 +124,20 @@ def common_arguments(task: TrainingTask, precision: Precision, rows_at_once: int
     """Return what the ``TrainingArguments`` of every engine have in common."""
     hyper = task.hyperparameters
     cuda = torch.cuda.is_available()
+    fsdp = is_sharded(task)
     return {
         "output_dir": str(task.scratch),
         "num_train_epochs": hyper.n_epochs,
         "per_device_train_batch_size": rows_at_once,
         "per_device_eval_batch_size": rows_at_once,
-        "gradient_accumulation_steps": hyper.batch_size // rows_at_once,
+        "gradient_accumulation_steps": hyper.batch_size // (rows_at_once * world_size()),
         "learning_rate": hyper.learning_rate * hyper.learning_rate_multiplier,
         "lr_scheduler_type": hyper.scheduler,
         "warmup_steps": hyper.warmup_ratio,  # below 1 it is a share of all steps
         "weight_decay": hyper.weight_decay,
         # 8-bit moments are a quarter of the memory; on a CPU there is no kernel for them.
-        "optim": "adamw_8bit" if cuda else "adamw_torch_fused",
+        # Nor for a part of a tensor.
+        "optim": "adamw_8bit" if cuda and not fsdp else "adamw_torch_fused",
         "seed": hyper.seed,
         "use_cpu": not cuda,
         "bf16": precision.autocast is torch.bfloat16,
@@ -142,7 +149,15 @@ def common_arguments(task: TrainingTask, precision: Precision, rows_at_once: int
         "dataloader_pin_memory": cuda,
         "disable_tqdm": True,
         "report_to": "none",  # see tracking: not all that the Trainer knows is for others
+        "ddp_find_unused_parameters": False,
+        "ddp_timeout": _RANKS_WAIT_S,
+        **({"fsdp": True, "fsdp_config": _FSDP | {"activation_checkpointing": cuda}} if fsdp else {}),
     }
+
+
+def is_sharded(task: TrainingTask) -> bool:
+    """Whether each rank holds a part of the base."""
+    return world_size() > 1 and task.settings.parallelism == "fsdp"
 
 
 def rows_in_a_micro_batch(task: TrainingTask) -> int:
@@ -150,7 +165,8 @@ def rows_in_a_micro_batch(task: TrainingTask) -> int:
     tokens = task.settings.micro_batch_tokens
     if tokens is None:
         tokens = MICRO_BATCH_TOKENS["cuda" if torch.cuda.is_available() else "cpu"]
-    return micro_batch(lengths(task), task.hyperparameters.batch_size, tokens, task.most_rows_at_once)
+    rows_of_a_rank = task.hyperparameters.batch_size // world_size()
+    return micro_batch(lengths(task), rows_of_a_rank, tokens, task.most_rows_at_once)
 
 
 def lengths(task: TrainingTask) -> list[int]:
@@ -170,7 +186,8 @@ def _dataset(examples: list[Example]) -> Dataset | None:
     )
 
 
-def _forget_earlier_runs() -> None:
+def forget_earlier_runs() -> None:
+    """Give back the memory of models that are trained."""
     # Trainer and callbacks refer to one another: only the collector ends them, and with them the model.
     gc.collect()
     if torch.cuda.is_available():

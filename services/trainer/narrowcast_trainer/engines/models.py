@@ -11,8 +11,14 @@ from narrowcast.training import Hyperparameters
 from narrowcast_trainer.engines.precision import Precision, Quantization, bitsandbytes_config
 
 
-def load_base(folder: Path, precision: Precision, quantization: Quantization) -> Any:
+def load_base(folder: Path, precision: Precision, quantization: Quantization, *, spread: bool = False) -> Any:
     """Load a base model, frozen or not as the library leaves it.
+
+    Args:
+        folder: where it lies.
+        precision: of the weights that are not quantised.
+        quantization: of the others.
+        spread: lay its layers over all GPUs.
 
     Raises:
         JobFailed: ``invalid_base_model``.
@@ -22,6 +28,7 @@ def load_base(folder: Path, precision: Precision, quantization: Quantization) ->
             folder,
             dtype=precision.base,
             quantization_config=bitsandbytes_config(quantization, precision),
+            device_map="auto" if spread else None,
             local_files_only=True,
         )
     except (OSError, ValueError, KeyError) as error:

@@ -15,8 +15,9 @@ class OrderedTrainer(Trainer):
     def __init__(self, *args: Any, order: LengthGrouped, **kwargs: Any) -> None:
         self._order = order
         super().__init__(*args, **kwargs)
-        self.trained_tokens = torch.zeros((), dtype=torch.long, device=self.args.device)
-        """Tokens put through the model by this process, padding left out."""
+        self.trained_tokens = 0
+        """Tokens put through the model in this attempt, on all ranks, padding left out."""
+        self._step_tokens = torch.zeros((), dtype=torch.long, device=self.args.device)
         self._validation_loss = torch.zeros((), dtype=torch.double, device=self.args.device)
         self._validation_labels = torch.zeros((), dtype=torch.long, device=self.args.device)
 
@@ -29,19 +30,33 @@ class OrderedTrainer(Trainer):
         """Return the loss, in nats a label."""
         training, labels, mask = bool(model.training), inputs["labels"], inputs["attention_mask"]
         result: Any = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        labelled = labels[:, 1:] != IGNORED
         if training:
-            self.trained_tokens += mask.sum()
+            self._step_tokens += mask[labelled.any(1)].sum()  # a filler has no label
         else:
-            count = (labels[:, 1:] != IGNORED).sum()
-            loss = result[0] if return_outputs else result
-            self._validation_loss += loss.detach().double() * count
+            loss = (result[0] if return_outputs else result).detach().double()
+            count = labelled.sum()
+            # Of several ranks each divides its sum by the labels of all, and takes the quotient times
+            # their number: gradients are averaged over ranks.
+            self._validation_loss += loss * (
+                count if num_items_in_batch is None else num_items_in_batch / self.accelerator.num_processes
+            )
             self._validation_labels += count
         return result
 
+    def training_step(self, *args: Any, **kwargs: Any) -> Any:
+        """Train on a micro-batch; with the last one of a step, count the step's tokens."""
+        loss = super().training_step(*args, **kwargs)
+        if self.accelerator.sync_gradients:
+            self.trained_tokens += int(self.accelerator.reduce(self._step_tokens))
+            self._step_tokens.zero_()
+        return loss
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log; the validation loss as a mean over labels, where Trainer's is one over batches."""
-        if "eval_loss" in logs and self._validation_labels:
-            logs["eval_loss"] = float(self._validation_loss / self._validation_labels)
+        if "eval_loss" in logs:
+            total = self.accelerator.reduce(self._validation_loss)
+            logs["eval_loss"] = float(total / self.accelerator.reduce(self._validation_labels))
             self._validation_loss.zero_()
             self._validation_labels.zero_()
         super().log(logs, start_time)

@@ -10,7 +10,7 @@ from trl.trainer.sft_config import SFTConfig
 from narrowcast_trainer.engines import precision as numbers
 from narrowcast_trainer.engines.base import Trained, TrainingTask
 from narrowcast_trainer.engines.completion import CompletionTrainer
-from narrowcast_trainer.engines.loop import run
+from narrowcast_trainer.engines.loop import forget_earlier_runs, is_sharded, run
 from narrowcast_trainer.engines.models import load_base, with_adapter
 from narrowcast_trainer.engines.precision import Precision, quantization
 from narrowcast_trainer.engines.smoke import SmokeTest
@@ -25,7 +25,7 @@ class PeftEngine:
         """Run the task to its end."""
         node = numbers.capability()
         precision = Precision.of(node)
-        stored = quantization(task.hyperparameters.quantization, node)
+        stored = quantization(task.hyperparameters.quantization, node, task.settings.parallelism)
         # Recomputing activations pays on a GPU, whose memory is what limits; not on a CPU.
         checkpointing = node.cuda is not None
         task.reporter.note(
@@ -45,7 +45,7 @@ class PeftEngine:
             ),
             CompletionTrainer,
             SFTConfig,
-            gradient_checkpointing=checkpointing,
+            gradient_checkpointing=checkpointing and not is_sharded(task),  # FSDP does it itself
             # The rows are tokens already, checked one by one: TRL would cut long ones and drop masked ones.
             dataset_kwargs={"skip_prepare_dataset": True},
             max_length=task.hyperparameters.max_length,
@@ -55,6 +55,7 @@ class PeftEngine:
 
     def smoke_test(self, task: TrainingTask, adapter: Path) -> None:
         """Try the adapter out."""
+        forget_earlier_runs()
         SmokeTest.of(task, adapter).run()
 
 

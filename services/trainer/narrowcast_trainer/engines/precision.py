@@ -7,6 +7,7 @@ import torch
 
 from narrowcast.errors import JobFailed
 from narrowcast.training import QuantizationName
+from narrowcast_trainer.settings import Parallelism
 
 Quantization = Literal["nf4", "int8", "none"]
 _AMPERE = (8, 0)
@@ -57,14 +58,23 @@ class Precision:
         return cls(torch.float32, torch.bfloat16 if node.cpu_bf16 else None)
 
 
-def quantization(asked: QuantizationName, node: Capability) -> Quantization:
+def quantization(asked: QuantizationName, node: Capability, parallelism: Parallelism = "ddp") -> Quantization:
     """Return how to store the base: as asked, else NF4 on CUDA and not at all on a CPU.
 
     There NF4 saves memory that is not short and takes three times as long.
 
     Raises:
-        JobFailed: ``quantization_unavailable``, this node has no bitsandbytes.
+        JobFailed: ``quantization_unavailable``, this node has no bitsandbytes, or parts of a base
+            on several GPUs, which bitsandbytes' tensors cannot be cut into.
     """
+    if parallelism == "fsdp":
+        if asked in {"nf4", "int8"}:
+            raise JobFailed(
+                f"this node shards bases over its GPUs, and one in {asked} cannot be; use auto or none",
+                code="quantization_unavailable",
+                param="quantization",
+            )
+        return "none"
     chosen: Quantization = asked if asked != "auto" else ("none" if node.cuda is None else "nf4")
     if chosen != "none":
         try:

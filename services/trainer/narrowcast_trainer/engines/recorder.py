@@ -55,11 +55,11 @@ class Recorder(TrainerCallback):
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Start the step's clock."""
         self._step_began = time.monotonic()
-        self._tokens_before = int(self._trainer.trained_tokens)
+        self._tokens_before = self._trainer.trained_tokens
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Stop it."""
-        tokens = int(self._trainer.trained_tokens) - self._tokens_before
+        tokens = self._trainer.trained_tokens - self._tokens_before
         seconds = max(time.monotonic() - self._step_began, 1e-9)
         self._step = {"tokens": tokens, "tokens_per_s": round(tokens / seconds, 1)}
 

@@ -15,6 +15,7 @@ from narrowcast_trainer.engines import precision as numbers
 from narrowcast_trainer.engines.base import TrainingTask
 from narrowcast_trainer.engines.models import load_base
 from narrowcast_trainer.engines.precision import Precision, quantization
+from narrowcast_trainer.settings import Parallelism
 
 _ROWS = 3
 _TOKENS = 512
@@ -32,13 +33,16 @@ class SmokeTest:
     quantization: QuantizationName
     rows: tuple[tuple[int, ...], ...]
     """Token ids."""
+    parallelism: Parallelism = "ddp"
+    """``fsdp``: the base is laid over all GPUs, because one may not hold it."""
 
     @classmethod
     def of(cls, task: TrainingTask, adapter: Path) -> "SmokeTest":
         """Return the test of what a task has trained, on rows that it was not trained on if there are any."""
         examples = (task.validation or task.train)[:_ROWS]
         rows = tuple(tuple(example.input_ids[:_TOKENS]) for example in examples)
-        return cls(task.base, adapter, task.hyperparameters.quantization, rows)
+        hyper, settings = task.hyperparameters, task.settings
+        return cls(task.base, adapter, hyper.quantization, rows, settings.parallelism)
 
     def run(self) -> None:
         """Load base and adapter with plain PEFT and compare what they say to what the base says alone.
@@ -47,7 +51,9 @@ class SmokeTest:
             JobFailed: ``smoke_test_failed``.
         """
         node = numbers.capability()
-        base = load_base(self.base, Precision.of(node), quantization(self.quantization, node))
+        stored = quantization(self.quantization, node, self.parallelism)
+        spread = self.parallelism == "fsdp" and node.cuda is not None
+        base = load_base(self.base, Precision.of(node), stored, spread=spread)
         with safe_open(self.adapter / ADAPTER_WEIGHTS, framework="pt") as file:
             saved = set(file.keys())
         try:
