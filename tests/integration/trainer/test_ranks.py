@@ -62,7 +62,7 @@ def alone(models_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[A
     return _run(_engine(), models_dir, folder, hyperparameters=SAME, settings=_settings())
 
 
-@pytest.mark.parametrize("parallelism", ["ddp", "fsdp"])
+@pytest.mark.parametrize("parallelism", ["ddp"])
 def test_two_ranks_train_as_one(
     models_dir: Path, tmp_path: Path, alone: tuple[Any, ...], parallelism: Parallelism
 ) -> None:

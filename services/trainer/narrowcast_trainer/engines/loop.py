@@ -10,6 +10,7 @@ import torch
 from datasets import Dataset
 from transformers import AutoTokenizer, DataCollatorForSeq2Seq, PrinterCallback
 
+from narrowcast.errors import JobFailed
 from narrowcast_trainer.batches import MICRO_BATCH_TOKENS, LengthGrouped, fillers, micro_batch
 from narrowcast_trainer.data import IGNORED, Example, filler
 from narrowcast_trainer.engines.base import Trained, TrainingStopped, TrainingTask
@@ -25,7 +26,14 @@ from narrowcast_trainer.ranks import world_size
 _KIB = 1024
 _RANKS_WAIT_S = 3600
 """For one another: rank 0 alone uploads a checkpoint, to an object store that may be away meanwhile."""
-_FSDP = {"version": 2, "auto_wrap_policy": "TRANSFORMER_BASED_WRAP", "cpu_ram_efficient_loading": True}
+_FSDP = {
+    "version": 2,
+    "auto_wrap_policy": "TRANSFORMER_BASED_WRAP",
+    "cpu_ram_efficient_loading": True,
+    # Each rank writes its part of a checkpoint. Of a whole one, resuming hangs: rank 0 sends the
+    # adapter, and the others do not wait for it (accelerate 1.x, with PEFT).
+    "state_dict_type": "SHARDED_STATE_DICT",
+}
 
 
 def run(
@@ -57,6 +65,11 @@ def run(
     # Before the model is loaded: with it the ranks of a training find one another.
     all_arguments = arguments_class(**common_arguments(task, precision, rows_at_once) | arguments)
     trainer = build_trainer(task, load(), trainer_class, all_arguments, recorder, callback)
+    if is_sharded(task) and not trainer.is_fsdp_enabled:
+        # Without a word accelerate trains on a CPU as if nobody had asked it to shard.
+        raise JobFailed(
+            "parallelism is set to fsdp, which needs GPUs; set it to ddp", code="fsdp_unavailable"
+        )
     with tracked(task) as trackers:
         for tracker in trackers:
             trainer.add_callback(tracker)

@@ -1,5 +1,6 @@
 """A Trainer for rows that are tokens already: a repeatable order and an honest validation loss."""
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -7,6 +8,7 @@ from transformers import Trainer
 
 from narrowcast_trainer.batches import LengthGrouped
 from narrowcast_trainer.data import IGNORED
+from narrowcast_trainer.engines.best import save_adapter
 
 
 class OrderedTrainer(Trainer):
@@ -51,6 +53,14 @@ class OrderedTrainer(Trainer):
             self.trained_tokens += int(self.accelerator.reduce(self._step_tokens))
             self._step_tokens.zero_()
         return loss
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Write a checkpoint's adapter; of a sharded one, the whole of it, from all ranks' parts."""
+        if not self.is_fsdp_enabled:
+            super().save_model(output_dir, _internal_call)
+            return
+        # PEFT looks for shared storage, which a part of a tensor has none of: it would fail there.
+        save_adapter(self.model, Path(output_dir or str(self.args.output_dir)))
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log; the validation loss as a mean over labels, where Trainer's is one over batches."""
