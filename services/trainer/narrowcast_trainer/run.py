@@ -4,6 +4,7 @@ The order comes over standard input, events go out over ``--events``; see :mod:`
 """
 
 import argparse
+import os
 import shutil
 import sys
 from collections.abc import Callable
@@ -142,8 +143,12 @@ def publish_checkpoint(order: TrainingOrder, reporter: Reporter, stop: StopSigna
 
 def _engine(order: TrainingOrder, reporter: Reporter) -> Engine:
     hyper = order.spec.hyperparameters
-    engine = create_engine(hyper.engine, order.settings.parallelism)
     wanted, ranks = order.settings.nproc_per_node, rank_count(order.settings, hyper)
+    if ranks == 1 and (visible := os.environ.get("CUDA_VISIBLE_DEVICES")):
+        # Before CUDA is asked for. Trainer alone would take all that it sees, each for a micro-batch of its
+        # own: batch_size would be a multiple of what was asked for.
+        os.environ["CUDA_VISIBLE_DEVICES"] = visible.partition(",")[0]
+    engine = create_engine(hyper.engine, order.settings.parallelism)
     if ranks < wanted:
         reporter.note(f"training on {ranks} of {wanted} GPUs, which share a batch_size evenly", ranks=ranks)
     if ranks == 1:
