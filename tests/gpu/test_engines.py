@@ -58,6 +58,19 @@ def test_stopped_and_resumed_ends_where_the_whole_run_does(run: Run, engine: str
         assert rest["metrics"][name] == pytest.approx(whole["metrics"][name], rel=0.05)
 
 
+@pytest.mark.parametrize(("name", "parallelism"), [("unsloth", "ddp"), ("peft", "ddp"), ("peft", "fsdp")])
+def test_two_gpus_train_as_one(run: Run, name: str, parallelism: str) -> None:
+    import torch
+
+    if torch.cuda.device_count() < 2 or find_spec(name) is None:
+        pytest.skip(f"two GPUs and {name} are not here")
+    hyper = {"quantization": "none"}
+    one = run(name, "one", hyper=hyper)
+    two = run(name, "two", hyper=hyper, ranks=2, parallelism=parallelism)
+    assert two["metrics"]["steps"] == one["metrics"]["steps"]
+    assert two["losses"] == pytest.approx(one["losses"], rel=0.05)
+
+
 def test_too_little_memory_is_told_apart(run: Run, engine: str) -> None:
     done = run(engine, rows=256, tokens=1_000_000, hyper={"batch_size": 256}, memory_fraction=0.02)
     assert done["failed"] == "out_of_memory", done

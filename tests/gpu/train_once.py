@@ -16,6 +16,7 @@ from narrowcast_trainer.data import pad_id, stop_ids, tokenize
 from narrowcast_trainer.engines import create_engine
 from narrowcast_trainer.engines.base import TrainingStopped, TrainingTask
 from narrowcast_trainer.protocol import EVENT, Measured
+from narrowcast_trainer.ranks import SeveralRanks
 from narrowcast_trainer.reasons import reason_of
 from narrowcast_trainer.reporter import Reporter
 from narrowcast_trainer.settings import TrainingSettings
@@ -50,8 +51,11 @@ def rows(count: int, start: int = 0) -> list[Row]:
 
 
 def train(order: dict[str, Any]) -> dict[str, Any]:
+    ranks, parallelism = order.get("ranks", 1), order.get("parallelism", "ddp")
     # Before Transformers, which unsloth patches.
-    engine = create_engine(order["engine"])
+    engine = create_engine(order["engine"], parallelism)
+    if ranks > 1:
+        engine = SeveralRanks(engine, ranks, job_id="ftjob-0", log_level="INFO")
     import torch
     from transformers import AutoTokenizer
 
@@ -73,7 +77,12 @@ def train(order: dict[str, Any]) -> dict[str, Any]:
         hyperparameters=Hyperparameters.model_validate(
             {"n_epochs": 2, "batch_size": 4, "rank": 16, "learning_rate": 1e-3} | order.get("hyper", {})
         ),
-        settings=TrainingSettings(checkpoint_every_s=1e6, micro_batch_tokens=order.get("tokens", 1024)),
+        settings=TrainingSettings(
+            checkpoint_every_s=1e6,
+            micro_batch_tokens=order.get("tokens", 1024),
+            nproc_per_node=ranks,
+            parallelism=parallelism,
+        ),
         train=tokenize(rows(order.get("rows", 32)), tokenizer, split="train", **limits),
         validation=tokenize(rows(4, 500), tokenizer, split="validation", **limits),
         pad_id=pad_id(tokenizer, stops),

@@ -46,7 +46,7 @@ class TrainingChild:
                 stderr=subprocess.STDOUT,
                 pass_fds=(writer,),
                 start_new_session=True,
-                env=training_environment(threads, order.settings.nproc_per_node)
+                env=training_environment(threads, order.ranks)
                 | tracker_environment(order.settings.report_to),
             )
         finally:
@@ -137,8 +137,8 @@ def _parsed(line: bytes) -> Event | None:
         return None
 
 
-def training_environment(threads: int, gpus: int = 1) -> dict[str, str]:
-    """Return the variables of a training process: offline, on so many GPUs, with so many threads."""
+def training_environment(threads: int, ranks: int = 1) -> dict[str, str]:
+    """Return the variables of a training process: offline, a GPU for each rank, a share of the threads."""
     offline = {
         "HF_HUB_OFFLINE": "1",
         "HF_DATASETS_OFFLINE": "1",
@@ -147,13 +147,13 @@ def training_environment(threads: int, gpus: int = 1) -> dict[str, str]:
     }
     # Of those that a process sees the Trainer would take all, each for a micro-batch of its own: batch_size
     # would be a multiple of what was asked for. Numbered as nvidia-smi does: the estimates are for its first.
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(gpus))))
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(ranks))))
     return {
         **os.environ,
         **offline,
         "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
-        "CUDA_VISIBLE_DEVICES": ",".join(visible.split(",")[:gpus]),
-        "OMP_NUM_THREADS": str(max(1, threads // gpus)),
+        "CUDA_VISIBLE_DEVICES": ",".join(visible.split(",")[:ranks]),
+        "OMP_NUM_THREADS": str(max(1, threads // ranks)),
         "TOKENIZERS_PARALLELISM": "false",
         "PYTHONUNBUFFERED": "1",
     }

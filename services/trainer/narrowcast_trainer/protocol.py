@@ -32,6 +32,11 @@ class Order(BaseModel):
     storage: StorageSettings
     log_level: str = "INFO"
 
+    @property
+    def ranks(self) -> int:
+        """Processes that share the GPUs and the CPU's threads, at most."""
+        return 1
+
     @field_serializer("storage", when_used="json")
     def _reveal_secret(self, storage: StorageSettings) -> dict[str, Any]:
         return storage.model_dump() | {"secret_key": storage.secret_key.get_secret_value()}
@@ -52,6 +57,11 @@ class TrainingOrder(Order):
     most_rows_at_once: int | None = None
     """In one forward pass, after an attempt with more ran out of memory."""
     task: TaskName = "train"
+
+    @property
+    def ranks(self) -> int:
+        """As :attr:`Order.ranks`."""
+        return self.settings.nproc_per_node
 
 
 class Tick(BaseModel):

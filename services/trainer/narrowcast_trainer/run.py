@@ -149,6 +149,13 @@ def _engine(order: TrainingOrder, reporter: Reporter) -> Engine:
         # own: batch_size would be a multiple of what was asked for.
         os.environ["CUDA_VISIBLE_DEVICES"] = visible.partition(",")[0]
     engine = create_engine(hyper.engine, order.settings.parallelism)
+    if ranks == 1 and order.settings.parallelism == "fsdp":
+        raise JobFailed(
+            f"this node shards a base over {wanted} GPUs, no two of which share batches of"
+            f" {hyper.batch_size} rows evenly; choose an even batch_size",
+            code="batch_size_not_shared",
+            param="batch_size",
+        )
     if ranks < wanted:
         reporter.note(f"training on {ranks} of {wanted} GPUs, which share a batch_size evenly", ranks=ranks)
     if ranks == 1:

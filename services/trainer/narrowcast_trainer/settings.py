@@ -2,9 +2,9 @@
 
 import tempfile
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import BaseModel, Field, HttpUrl, SecretStr
+from pydantic import BaseModel, Field, HttpUrl, SecretStr, model_validator
 
 from narrowcast.settings import Settings
 from narrowcast_trainer.trackers import TrackerName
@@ -54,6 +54,12 @@ class TrainingSettings(BaseModel):
     """Trackers that this site has; every training is reported to them, for no job to choose or refuse."""
     heartbeat_file: Path = Path(tempfile.gettempdir()) / "narrowcast-trainer.heartbeat"
     """Touched while the worker idles and whenever its training moves; a liveness probe reads its age."""
+
+    @model_validator(mode="after")
+    def _there_is_something_to_share(self) -> Self:
+        if self.parallelism == "fsdp" and self.nproc_per_node == 1:
+            raise ValueError("parallelism fsdp shares a base among GPUs: nproc_per_node must be above 1")
+        return self
 
 
 class HubSettings(BaseModel):

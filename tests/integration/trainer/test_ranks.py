@@ -3,85 +3,134 @@
 import os
 import shutil
 import signal
-import subprocess
-import threading
-import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from narrowcast.errors import JobFailed, Unavailable
+from narrowcast.jobs.records import JobStatus
 from narrowcast.training import Hyperparameters
 from narrowcast_trainer.checkpoints import Resumable
-from narrowcast_trainer.engines.base import Engine, Trained, TrainingStopped, TrainingTask
+from narrowcast_trainer.engines.base import Trained, TrainingStopped
 from narrowcast_trainer.ranks import SeveralRanks
-from narrowcast_trainer.settings import Parallelism, TrainingSettings
+from narrowcast_trainer.settings import TrainerSettings, TrainingSettings
 
-from .conftest import TOY
-from .test_resume import HYPER, StopAtStep, _adapter, _measured, _task
+from .conftest import TOY, Desk, Worker, rows
+from .test_resume import HYPER, StopAtStep, _adapter, _task
 
 pytestmark = pytest.mark.filterwarnings("ignore")
-RANKS = 2
 # Dropout draws other numbers where the rows are dealt out otherwise.
 SAME = Hyperparameters.model_validate(HYPER.model_dump() | {"dropout": 0.0})
+TWO = TrainingSettings(checkpoint_every_s=1e6, micro_batch_tokens=300, nproc_per_node=2)
 
 
-def _engine() -> Engine:
+def _train(models_dir: Path, folder: Path, **changes: Any) -> Trained:
     from narrowcast_trainer.engines.peft import PeftEngine
 
-    return PeftEngine()
+    folder.mkdir(exist_ok=True)
+    task = _task(models_dir / TOY, folder / "run", folder / "events", **{"hyperparameters": SAME} | changes)
+    engine = PeftEngine()
+    if task.settings is TWO:
+        return SeveralRanks(engine, 2, job_id="ftjob-0", log_level="INFO").train(task)
+    return engine.train(task)
 
 
-def _of_two(engine: Engine) -> SeveralRanks:
-    return SeveralRanks(engine, RANKS, job_id="ftjob-0", log_level="INFO")
+def _losses(trained: Trained) -> list[float | None]:
+    return [point.train_loss for point in trained.record.points]
 
 
-def _settings(parallelism: Parallelism = "ddp", **changes: Any) -> TrainingSettings:
-    values = {"checkpoint_every_s": 1e6, "micro_batch_tokens": 300, "parallelism": parallelism} | changes
-    return TrainingSettings.model_validate(values | {"nproc_per_node": RANKS})
+def _validations(trained: Trained) -> list[float]:
+    return [point.valid_loss for point in trained.record.points if point.valid_loss is not None]
 
 
-def _run(
-    engine: Engine, models_dir: Path, folder: Path, **changes: Any
-) -> tuple[Trained, list[float], list[float]]:
-    """Train; return what was trained, and the losses of the steps and of the validations."""
-    task = _task(models_dir / TOY, folder / "run", folder / "events", **changes)
-    trained = engine.train(task)
-    history = trained.record.points
-    return (
-        trained,
-        [point.train_loss for point in history if point.train_loss is not None],
-        [point.valid_loss for point in history if point.valid_loss is not None],
-    )
-
-
-@pytest.fixture(scope="module")
-def alone(models_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, ...]:
-    folder = tmp_path_factory.mktemp("alone")
-    return _run(_engine(), models_dir, folder, hyperparameters=SAME, settings=_settings())
-
-
-@pytest.mark.parametrize("parallelism", ["ddp"])
-def test_two_ranks_train_as_one(
-    models_dir: Path, tmp_path: Path, alone: tuple[Any, ...], parallelism: Parallelism
-) -> None:
+def test_two_ranks_train_as_one(models_dir: Path, tmp_path: Path) -> None:
     """14 rows in batches of 4: the last batch of an epoch is short, and so is the validation's."""
-    settings = _settings(parallelism)
-    got = _run(_of_two(_engine()), models_dir, tmp_path, hyperparameters=SAME, settings=settings)
-    (trained, losses, validations), (expected, expected_losses, expected_validations) = got, alone
-    assert trained.metrics["steps"] == expected.metrics["steps"] == 8
-    assert losses == pytest.approx(expected_losses, abs=2e-3)
-    assert validations == pytest.approx(expected_validations, abs=2e-3)
-    weights, expected_weights = _adapter(trained.adapter), _adapter(expected.adapter)
-    assert {name: tensor.shape for name, tensor in weights.items()} == {
-        name: tensor.shape for name, tensor in expected_weights.items()
-    }
-    for name, tensor in weights.items():
-        assert float((tensor - expected_weights[name]).abs().max()) < 5e-3, name
-    tokens = [point.tokens for point in trained.record.points]
-    assert tokens == [point.tokens for point in expected.record.points], "of all ranks, without fillers"
-    assert trained.record.attempts[0].devices == RANKS
-    assert "RANK" not in os.environ
-    task = _task(models_dir / TOY, tmp_path / "again", tmp_path / "events", settings=settings)
-    _engine().smoke_test(task, trained.adapter)
+    one = _train(models_dir, tmp_path / "one")
+    two = _train(models_dir, tmp_path / "two", settings=TWO)
+    assert two.metrics["steps"] == one.metrics["steps"] == 8
+    assert _losses(two) == pytest.approx(_losses(one), abs=1e-3)
+    assert _validations(two) == pytest.approx(_validations(one), abs=1e-3)
+    expected, got = _adapter(one.adapter), _adapter(two.adapter)
+    assert got.keys() == expected.keys()
+    for name, tensor in got.items():
+        assert float((tensor - expected[name]).abs().max()) < 5e-3, name
+    tokens = [point.tokens for point in two.record.points]
+    assert tokens == [point.tokens for point in one.record.points], "of all ranks, without fillers"
+    assert two.record.attempts[0].devices == 2
+    assert "RANK" not in os.environ, "a process on its own again"
+
+
+@pytest.mark.faults
+def test_stopped_and_resumed_it_is_the_run_that_was_not(models_dir: Path, tmp_path: Path) -> None:
+    import torch
+
+    whole = _train(models_dir, tmp_path / "whole", hyperparameters=HYPER, settings=TWO)
+    saved: list[Resumable] = []
+
+    def keep(folder: Path, step: int, seconds: float) -> None:
+        shutil.copytree(folder, tmp_path / "checkpoint")
+        saved.append(Resumable(folder=tmp_path / "checkpoint", step=step, seconds=seconds))
+
+    changes: dict[str, Any] = {"hyperparameters": HYPER, "settings": TWO}
+    with pytest.raises(TrainingStopped) as stopped:
+        _train(models_dir, tmp_path / "first", stop=StopAtStep(3), save_checkpoint=keep, **changes)
+    assert stopped.value.step == 3
+    kept = {path.name for path in (tmp_path / "checkpoint").iterdir()}
+    assert {"rng_state_0.pth", "rng_state_1.pth"} <= kept, "each rank has its own dropout"
+    resumed = _train(models_dir, tmp_path / "rest", resume=saved[0], **changes)
+    assert _losses(resumed) == _losses(whole)
+    expected, got = _adapter(whole.adapter), _adapter(resumed.adapter)
+    assert all(torch.equal(expected[name], got[name]) for name in expected)
+
+
+def _other_ranks(worker: Worker) -> list[int]:
+    (rank_0,) = worker.training_pids()[-1:]
+    children = Path(f"/proc/{rank_0}/task/{rank_0}/children").read_text().split()
+    return [pid for pid in map(int, children) if b"narrowcast_trainer.rank" in _command(pid)]
+
+
+def _command(pid: int) -> bytes:
+    return Path(f"/proc/{pid}/cmdline").read_bytes()
+
+
+@pytest.mark.faults
+def test_a_rank_that_is_killed_costs_what_a_training_process_does(
+    desk: Desk, start_worker: Callable[..., Worker], trainer_settings: TrainerSettings
+) -> None:
+    """From the first job's request to its adapter; no process of it is left."""
+    trainer_settings.trainer.nproc_per_node = 2
+    trainer_settings.trainer.threads = 2
+    hyper = {"n_epochs": 40, "batch_size": 4, "early_stopping_patience": 0}
+    left_alone = desk.submit(desk.dataset(rows(16), rows(3, 50)), hyper=hyper)
+    killed = desk.submit(desk.dataset(rows(16), rows(3, 50)), hyper=hyper)
+    worker = start_worker()
+    whole = desk.ended(left_alone.id)
+    assert whole.status is JobStatus.SUCCEEDED, whole.error
+    desk.wait_for_event(killed.id, "checkpoint at step")
+    (rank,) = _other_ranks(worker)
+    os.kill(rank, signal.SIGKILL)
+    ended = desk.ended(killed.id)
+    assert (ended.status, ended.attempt) == (JobStatus.SUCCEEDED, 2), ended.error
+    assert any("resumed after step" in message for message in desk.events(killed.id))
+    for name in ("train_loss", "valid_loss", "best_step", "steps"):
+        assert ended.result["metrics"][name] == pytest.approx(whole.result["metrics"][name], abs=1e-6), name
+    assert not Path(f"/proc/{rank}").exists()
+
+
+@pytest.mark.faults
+def test_a_job_that_no_two_ranks_share_trains_on_one(
+    desk: Desk, start_worker: Callable[..., Worker], trainer_settings: TrainerSettings
+) -> None:
+    trainer_settings.trainer.nproc_per_node = 2
+    job = desk.submit(desk.dataset(rows(6)), hyper={"batch_size": 3, "n_epochs": 1})
+    diverging = desk.submit(
+        desk.dataset(rows(4)),
+        hyper={"learning_rate": 0.99, "learning_rate_multiplier": 100.0, "n_epochs": 50},
+    )
+    start_worker()
+    assert desk.ended(job.id).status is JobStatus.SUCCEEDED
+    assert "training on 1 of 2 GPUs, which share a batch_size evenly" in desk.events(job.id)
+    ended = desk.ended(diverging.id)
+    assert ended.error is not None
+    assert (ended.error.code, ended.attempt) == ("training_diverged", 1)

@@ -173,7 +173,7 @@ def test_sharing_a_gpu_is_set_on_both_sides() -> None:
         trainer, inference = _env_file(mode, "trainer"), _env_file(mode, "inference")
         leases = "NARROWCAST_TRAINER__GPU_LEASE_URLS" in trainer
         assert leases == (inference.get("NARROWCAST_INFERENCE__GPU_SHARING") == "true") == (mode == "sleep")
-        same_card = trainer["CUDA_VISIBLE_DEVICES"] == inference["CUDA_VISIBLE_DEVICES"]
+        same_card = _default(trainer["CUDA_VISIBLE_DEVICES"]) == inference["CUDA_VISIBLE_DEVICES"]
         assert same_card == (mode != "separate")
 
 
@@ -182,7 +182,7 @@ def test_the_example_lists_every_variable_and_no_other() -> None:
         "docker-compose.yml",
         "docker-compose.cpu.yml",
         "docker-compose.hub.yml",
-        *(f"deploy/gpu/{m}/inference.env" for m in MODES),
+        *(f"deploy/gpu/{m}/{service}.env" for m in MODES for service in ("trainer", "inference")),
     ]
     used = {name for file in files for name, _ in _VARIABLE.findall((REPOSITORY / file).read_text())}
     example = (REPOSITORY / ".env.example").read_text()

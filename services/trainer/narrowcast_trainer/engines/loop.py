@@ -30,8 +30,8 @@ _FSDP = {
     "version": 2,
     "auto_wrap_policy": "TRANSFORMER_BASED_WRAP",
     "cpu_ram_efficient_loading": True,
-    # Each rank writes its part of a checkpoint. Of a whole one, resuming hangs: rank 0 sends the
-    # adapter, and the others do not wait for it (accelerate 1.x, with PEFT).
+    # Each rank writes its part of a checkpoint. From a whole one, resuming hung (accelerate 1.15, two
+    # ranks): one waited in a broadcast of the adapter, the other in the barrier after it.
     "state_dict_type": "SHARDED_STATE_DICT",
 }
 

@@ -34,7 +34,7 @@ class OrderedTrainer(Trainer):
         result: Any = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         labelled = labels[:, 1:] != IGNORED
         if training:
-            self._step_tokens += mask[labelled.any(1)].sum()  # a filler has no label
+            self._step_tokens += (mask * labelled.any(1, keepdim=True)).sum()  # a filler has no label
         else:
             loss = (result[0] if return_outputs else result).detach().double()
             count = labelled.sum()
