@@ -91,7 +91,7 @@ images: ## Build the images for machines without a GPU (Docker; GPU=1 for those 
 secrets: ## Random passwords for Compose into ./secrets, for those that are not there yet
 	@deploy/secrets.sh
 
-test-faults: install model llama.cpp ## Full disks, stores that go and come back, a sweep killed: ten minutes
+test-faults: install model llama.cpp ## Full disks, stores that go and come back, a sweep or a rank killed: a quarter of an hour
 	$(BIN)/pytest tests/integration -m faults
 
 test-containers: install images ## The Compose stack without a GPU, each container killed in turn (Docker)
