@@ -13,6 +13,13 @@ from narrowcast.artifacts import CorruptArtifact
 
 _log = logs.get(__name__)
 
+
+class CallerLeft(errors.NarrowcastError):
+    """The connection was closed before there was an answer; nobody reads this, but the log has its status."""
+
+    code = "caller_left"
+
+
 _STATUS: dict[type[errors.NarrowcastError], int] = {
     errors.Unauthenticated: 401,
     errors.NotFound: 404,
@@ -20,6 +27,7 @@ _STATUS: dict[type[errors.NarrowcastError], int] = {
     errors.TooLarge: 413,
     errors.InvalidInput: 400,
     errors.Unavailable: 503,
+    CallerLeft: 499,  # nginx's: in the log and the metrics alone
     CorruptArtifact: 500,
 }
 _FIRST_SERVER_ERROR = 500

@@ -11,7 +11,7 @@ import httpx
 
 from narrowcast_local.demo.report import DemoReport
 from narrowcast_local.demo.show import Show
-from narrowcast_local.demo.story import Story
+from narrowcast_local.demo.story import TENANT, Story
 from narrowcast_local.stack import LocalStack, StackFailed
 
 
@@ -51,7 +51,8 @@ def main() -> int:
 
 
 def _stay(stack: LocalStack, show: Show) -> None:
-    show.say(f"The stack stays up: API reference on {stack.url}/docs. Ctrl-C stops everything.")
+    show.say(f"The stack stays up: API reference on {stack.url}/docs. For the README's calls elsewhere:")
+    show.say(f"  URL={stack.url}\n  KEY={stack.api_key(TENANT)}\nCtrl-C stops everything.")
     try:
         signal.pause()
     except KeyboardInterrupt:

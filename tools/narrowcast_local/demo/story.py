@@ -11,6 +11,7 @@ from narrowcast_local.demo.report import DemoReport, Documents
 from narrowcast_local.demo.show import METRICS, Bar, Show
 from narrowcast_local.stack import LocalStack, StackFailed
 
+TENANT = "radiology"
 _POLL_S = 0.5
 _START_S = 300.0
 _TIMEOUT = httpx.Timeout(300.0, connect=5.0)
@@ -64,9 +65,9 @@ class Story:
                 lambda: bar.update(note=_states(self._stack)),
             )
             bar.finish(f"gateway on {self._stack.url}, logs in {self._stack.logs}")
-        self._http.headers["Authorization"] = f"Bearer {self._stack.api_key('radiology')}"
+        self._http.headers["Authorization"] = f"Bearer {self._stack.api_key(TENANT)}"
         self._show.say(
-            "vLLM goes on starting in the background. An API key for tenant [b]radiology[/] was made."
+            f"vLLM goes on starting in the background. An API key for tenant [b]{TENANT}[/] was made."
         )
 
     def _corpus(self) -> str:

@@ -5,13 +5,14 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from typing import Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, StreamingResponse
 
 from narrowcast import logs
 from narrowcast.errors import NarrowcastError
 from narrowcast_gateway.deps import ServicesDep, TenantDep
 from narrowcast_gateway.errors import error_body, status_of
+from narrowcast_gateway.generation.leaving import unless_caller_leaves
 from narrowcast_gateway.generation.schemas import ChatCompletionRequest, CreateReport, Report
 
 _log = logs.get(__name__)
@@ -20,11 +21,11 @@ router = APIRouter(tags=["generation"])
 
 @router.post("/chat/completions", response_model=None)
 async def create_chat_completion(
-    request: ChatCompletionRequest, services: ServicesDep, tenant: TenantDep
+    request: ChatCompletionRequest, http: Request, services: ServicesDep, tenant: TenantDep
 ) -> JSONResponse | StreamingResponse:
     """Answer a chat with a base model or an adapter, as OpenAI does; `stream` for server-sent events."""
     if not request.stream:
-        return JSONResponse(await services.generation.chat(tenant, request))
+        return JSONResponse(await unless_caller_leaves(http, services.generation.chat(tenant, request)))
     # Opened here, not in the generator: what fails before the first chunk is still a plain 4xx.
     stack = AsyncExitStack()
     chunks = await stack.enter_async_context(await services.generation.stream(tenant, request))
@@ -48,6 +49,8 @@ async def _server_sent_events(
 
 
 @router.post("/reports")
-async def create_report(request: CreateReport, services: ServicesDep, tenant: TenantDep) -> Report:
+async def create_report(
+    request: CreateReport, http: Request, services: ServicesDep, tenant: TenantDep
+) -> Report:
     """Draft the descriptive part of a report from its impression."""
-    return await services.generation.report(tenant, request)
+    return await unless_caller_leaves(http, services.generation.report(tenant, request))
