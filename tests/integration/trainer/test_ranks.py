@@ -74,8 +74,8 @@ def test_stopped_and_resumed_it_is_the_run_that_was_not(models_dir: Path, tmp_pa
 
     changes: dict[str, Any] = {"hyperparameters": HYPER, "settings": TWO}
     with pytest.raises(TrainingStopped) as stopped:
-        _train(models_dir, tmp_path / "first", stop=StopAtStep(3), save_checkpoint=keep, **changes)
-    assert stopped.value.step == 3
+        _train(models_dir, tmp_path / "first", stop=StopAtStep(6), save_checkpoint=keep, **changes)
+    assert stopped.value.step == 6, "in the second epoch, whose order is its own"
     kept = {path.name for path in (tmp_path / "checkpoint").iterdir()}
     assert {"rng_state_0.pth", "rng_state_1.pth"} <= kept, "each rank has its own dropout"
     resumed = _train(models_dir, tmp_path / "rest", resume=saved[0], **changes)

@@ -61,6 +61,14 @@ class JobCallback(TrainerCallback):
         resumed = f", resumed after step {state.global_step}" if state.global_step else ""
         self._task.reporter.note(f"training {state.max_steps} steps{resumed}", total_steps=state.max_steps)
 
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Choose the epoch's order. The Trainer does as well, but not in a resumed epoch of several ranks.
+
+        There its sampler lies three wrappers deep (transformers 5.17, accelerate 1.15), one more than it
+        looks: the rest of the epoch would have the first epoch's rows.
+        """
+        self._trainer.order.set_epoch(int(state.epoch))
+
     def on_substep_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Show that work moves."""
         self._task.reporter.tick()

@@ -15,7 +15,7 @@ class OrderedTrainer(Trainer):
     """Takes rows in the order that ``order`` gives for each epoch, and counts what it does."""
 
     def __init__(self, *args: Any, order: LengthGrouped, **kwargs: Any) -> None:
-        self._order = order
+        self.order = order
         super().__init__(*args, **kwargs)
         self.trained_tokens = 0
         """Tokens put through the model in this attempt, on all ranks, padding left out."""
@@ -24,7 +24,7 @@ class OrderedTrainer(Trainer):
         self._validation_labels = torch.zeros((), dtype=torch.long, device=self.args.device)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        return self._order
+        return self.order
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
