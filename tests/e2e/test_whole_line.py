@@ -207,32 +207,6 @@ def test_a_report_is_drafted_for_an_impression(site: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "body"),
-    [
-        ("/v1/reports", {"impression": "Киста Бейкера справа."}),
-        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "Киста Бейкера справа."}]}),
-    ],
-)
-def test_vllm_stops_writing_for_a_caller_who_leaves(site: Any, path: str, body: dict[str, Any]) -> None:
-    """The base repeats itself to the end of its context, which takes it the better part of a minute or more."""
-    metrics = f"http://127.0.0.1:{site.stack.inference_port}/metrics"
-
-    def running() -> float:
-        found = re.search(r"^vllm:num_requests_running\{.*\} (\S+)$", httpx.get(metrics).text, re.MULTILINE)
-        assert found
-        return float(found[1])
-
-    with pytest.raises(httpx.ReadTimeout):
-        site.http.post(path, json=body | {"model": site.stack.base_model, "max_tokens": 1500}, timeout=5)
-    deadline = time.monotonic() + 5
-    while running():
-        assert time.monotonic() < deadline, "vLLM writes on"
-        time.sleep(_POLL_S)
-    lines = [json.loads(line) for line in (site.stack.logs / "gateway.log").read_text().splitlines()]
-    assert any(line.get("route") == path and line.get("status") == 499 for line in lines)
-
-
-@pytest.mark.parametrize(
     ("body", "status", "code"),
     [
         ({"model": "no-such-model"}, 404, "model_not_found"),

@@ -51,7 +51,7 @@ def main() -> int:
 
 
 def _stay(stack: LocalStack, show: Show) -> None:
-    show.say(f"The stack stays up: API reference on {stack.url}/docs. For the README's calls elsewhere:")
+    show.say(f"The stack stays up: API reference on {stack.url}/docs. For the calls in the README:")
     show.say(f"  URL={stack.url}\n  KEY={stack.api_key(TENANT)}\nCtrl-C stops everything.")
     try:
         signal.pause()

@@ -64,8 +64,8 @@ class JobCallback(TrainerCallback):
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Choose the epoch's order. The Trainer does as well, but not in a resumed epoch of several ranks.
 
-        There its sampler lies three wrappers deep (transformers 5.17, accelerate 1.15), one more than it
-        looks: the rest of the epoch would have the first epoch's rows.
+        There this order lies under three wrappers, and the Trainer looks under two (transformers 5.17,
+        accelerate 1.15): the rest of the epoch would have the first epoch's rows.
         """
         self._trainer.order.set_epoch(int(state.epoch))
 
