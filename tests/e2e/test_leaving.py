@@ -8,6 +8,11 @@ from typing import Any
 import httpx
 import pytest
 
+from narrowcast import prompts
+
+_IMPRESSION = "Киста Бейкера справа."
+_CHAT = {"messages": prompts.prompt_messages(prompts.instruction_for(None), _IMPRESSION), "temperature": 0}
+"""What the draft asks vLLM for: greedy, since a sampled answer may be short."""
 _POLL_S = 0.3
 _PATIENCE_S = 5
 """Of the caller; and for vLLM to notice, which would write for the better part of a minute."""
@@ -15,10 +20,7 @@ _PATIENCE_S = 5
 
 @pytest.mark.parametrize(
     ("path", "body"),
-    [
-        ("/v1/reports", {"impression": "Киста Бейкера справа."}),
-        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "Киста Бейкера справа."}]}),
-    ],
+    [("/v1/reports", {"impression": _IMPRESSION}), ("/v1/chat/completions", _CHAT)],
 )
 def test_vllm_stops_writing_for_a_caller_who_leaves(site: Any, path: str, body: dict[str, Any]) -> None:
     """The base, which repeats itself to the end of its context."""
