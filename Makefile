@@ -7,13 +7,16 @@ TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 TORCH := torch==2.13.0
 UV := uv==0.13.9
 BIN := $(VENV)/bin
+# The trainer's CUDA libraries are other versions, six gigabytes of them.
+CUDA := $(VENV)-cuda
 PACKAGES := shared services/gateway services/trainer services/inference tools
 MODELS ?= .local/models
 MODEL := $(MODELS)/smollm2-135m-instruct/config.json
 LLAMA_CPP ?= .local/llama.cpp
 
 .DEFAULT_GOAL := help
-.PHONY: help install model llama.cpp demo test quick lint format unit contract integration e2e test-faults test-containers test-gpu images secrets bench \
+.PHONY: help install model llama.cpp demo test quick lint format unit contract integration e2e test-faults test-containers test-interpreted test-gpu bench-gpu images \
+	secrets bench \
 	openapi estimates lock clean
 
 help: ## List the targets
@@ -28,6 +31,13 @@ $(VENV)/.installed: requirements/cpu.txt $(PACKAGES:=/pyproject.toml)
 		|| $(BIN)/python -m pip install --no-deps --index-url $(TORCH_INDEX) $(TORCH)
 	$(BIN)/uv pip install --python $(BIN)/python --no-deps --compile-bytecode --requirement requirements/cpu.txt
 	$(BIN)/uv pip install --python $(BIN)/python --no-deps --no-build-isolation $(PACKAGES:%=--editable ./%)
+	@touch $@
+
+$(CUDA)/.installed: $(VENV)/.installed requirements/cuda.txt
+	$(PYTHON) -m venv $(CUDA)
+	$(BIN)/uv pip install --python $(CUDA)/bin/python --no-deps --requirement requirements/cuda.txt
+	$(BIN)/uv pip install --python $(CUDA)/bin/python --no-deps --editable ./shared --editable ./services/trainer \
+		--editable ./tools
 	@touch $@
 
 model: $(MODEL) ## Get the small real base model (93 MB)
@@ -97,8 +107,14 @@ test-faults: install model llama.cpp ## Full disks, stores that go and come back
 test-containers: install images ## The Compose stack without a GPU, each container killed in turn (Docker)
 	$(BIN)/pytest tests/containers
 
-test-gpu: install model ## Both engines on CUDA (skipped elsewhere); needs requirements/trainer-cuda.txt
-	$(BIN)/pytest tests/gpu
+test-interpreted: model $(CUDA)/.installed ## The engines' CUDA code on a CPU, by Triton's interpreter: a quarter of an hour
+	$(CUDA)/bin/pytest tests/interpreted --numprocesses 2 --dist worksteal
+
+test-gpu: model $(CUDA)/.installed ## Both engines on a GPU
+	$(CUDA)/bin/pytest tests/gpu
+
+bench-gpu: model $(CUDA)/.installed ## unsloth against peft, the estimate against the peak, on a GPU
+	$(CUDA)/bin/python benchmarks/training.py --models $(MODELS) --json
 
 bench: install model ## Preprocessing against the generator's truth; training against bare TRL (10 minutes)
 	$(BIN)/python benchmarks/preprocessing.py
@@ -120,8 +136,10 @@ lock: $(VENV)/.installed ## Compile requirements/*.txt anew
 		$(call LOCK,$(OURS) $(UNLOCKED)) --python-version 3.11 --no-annotate requirements/$$image.in \
 			--output-file requirements/$$image.txt; \
 	done
-	$(call LOCK,$(OURS)) --python-version 3.11 --no-annotate requirements/trainer-cuda.in \
-		--output-file requirements/trainer-cuda.txt
+	for set in trainer-cuda cuda; do \
+		$(call LOCK,$(OURS)) --python-version 3.11 --no-annotate requirements/$$set.in \
+			--output-file requirements/$$set.txt; \
+	done
 	$(call LOCK,$(OURS)) --python-version 3.12 --no-annotate requirements/inference-cuda.in \
 		| awk -F '==' 'NR == FNR { brought[$$1]; next } !($$1 in brought)' \
 			<(echo '$(VLLM)' | $(call LOCK) --python-version 3.12 --no-annotate -) - \
@@ -136,4 +154,4 @@ VLLM := vllm==0.32.0
 UNLOCKED := torch torchvision torchaudio torchcodec pymorphy2 pymorphy2-dicts-ru dawg-python ipymarkup
 
 clean: ## Remove what was made here
-	rm -rf $(VENV) .local build
+	rm -rf $(VENV) $(CUDA) .local build

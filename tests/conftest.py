@@ -6,6 +6,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -15,7 +16,6 @@ from narrowcast.connections import Connections, connect
 from narrowcast.errors import NarrowcastError
 from narrowcast.settings import JobSettings, RedisSettings, Settings, StorageSettings
 from narrowcast.storage import Storage
-from narrowcast_local.stack import servers
 
 REPOSITORY = Path(__file__).parent.parent
 _PASSWORD = "test-password"
@@ -67,7 +67,15 @@ def llama_cpp() -> Path:
 
 
 @pytest.fixture(scope="session")
-def redis_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisSettings]:
+def servers() -> ModuleType:
+    """How to start them; an environment that only trains (`make test-gpu`) is without."""
+    from narrowcast_local.stack import servers
+
+    return servers
+
+
+@pytest.fixture(scope="session")
+def redis_settings(servers: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisSettings]:
     """A running Valkey."""
     server = servers.valkey(tmp_path_factory.mktemp("valkey"), servers.free_port(), _PASSWORD)
     settings = RedisSettings.model_validate({"url": f"redis://:{_PASSWORD}@127.0.0.1:{server.port}/0"})
@@ -83,7 +91,9 @@ def redis_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisSe
 
 
 @pytest.fixture(scope="session")
-def storage_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StorageSettings]:
+def storage_settings(
+    servers: ModuleType, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[StorageSettings]:
     """A running S3 server with our three buckets."""
     port = servers.free_port()
     settings = StorageSettings.model_validate({"endpoint": f"127.0.0.1:{port}", "secret_key": _SECRET})
@@ -102,7 +112,9 @@ def storage_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stora
 
 
 @pytest.fixture(scope="session")
-def rclone_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StorageSettings]:
+def rclone_settings(
+    servers: ModuleType, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[StorageSettings]:
     """Another make of S3 server with our three buckets."""
     port = servers.free_port()
     settings = StorageSettings.model_validate({"endpoint": f"127.0.0.1:{port}", "secret_key": _SECRET})

@@ -88,7 +88,7 @@ def context(shape: TrainingShape) -> Range:
 
 def _weights(architecture: Architecture, shape: TrainingShape) -> int:
     # Embedding, output layer, norms and biases are never quantised (bitsandbytes replaces nn.Linear but
-    # for the output layer). A CPU's base is float32: see engines.peft.Precision.
+    # for the output layer). A CPU's base is float32: see engines.precision.Precision.
     other = architecture.parameters - architecture.linear_weights
     element = _HALF if shape.device == "cuda" else _FLOAT
     if shape.quantization == "nf4":
@@ -114,13 +114,12 @@ def _nf4_constants(linear: Linear) -> int:
 
 
 def _optimizer(architecture: Architecture, shape: TrainingShape) -> int:
-    # peft: torch.optim.AdamW, two float32 states. unsloth: bitsandbytes' adamw_8bit; its paged form takes
-    # as much and moves to the host only when memory runs out.
+    # On a CPU torch.optim.AdamW, two float32 states; on CUDA bitsandbytes' adamw_8bit.
     tensors = [
         shape.rank * side for linear in architecture.linears for side in (linear.inputs, linear.outputs)
     ]
     return architecture.layers * sum(
-        _adam_8bit(size) if shape.engine == "unsloth" else size * _ADAM_STATES * _FLOAT for size in tensors
+        _adam_8bit(size) if shape.device == "cuda" else size * _ADAM_STATES * _FLOAT for size in tensors
     )
 
 

@@ -50,13 +50,38 @@ def test_the_base_of_nf4_is_stored_in_four_bits(models_dir: Path) -> None:
 
     precision = Precision.of(Capability(None, cpu_bf16=True))
     base = load_base(models_dir / TOY, precision, "nf4")
-    model = with_adapter(base, HYPER, "nf4", checkpointing=False)
+    model = with_adapter(base, HYPER)
     layer = model.base_model.model.model.layers[0].self_attn.q_proj
     stored = layer.base_layer.weight
     assert (stored.dtype, stored.quant_state.quant_type) == (torch.uint8, "nf4")
     assert stored.quant_state.nested
     assert layer.base_layer.compute_dtype == torch.bfloat16
     assert layer.lora_A.default.weight.dtype == torch.float32
+
+
+def test_a_validation_does_not_change_the_gradients_of_nf4(models_dir: Path) -> None:
+    """On a CPU with AVX-512 BF16, bitsandbytes of itself makes them wrong."""
+    import torch
+
+    from narrowcast_trainer.engines.models import load_base, with_adapter
+    from narrowcast_trainer.engines.precision import Capability, Precision
+
+    precision = Precision.of(Capability(None, cpu_bf16=True))
+    model = with_adapter(load_base(models_dir / TOY, precision, "nf4"), _hyper(dropout=0.0))
+    rows = torch.arange(24).reshape(2, 12) + 5
+
+    def gradient() -> Any:
+        model.train()
+        model.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16):
+            model(input_ids=rows, labels=rows).loss.backward()
+        return model.base_model.model.model.layers[0].self_attn.q_proj.lora_B.default.weight.grad.clone()
+
+    before = gradient()
+    model.eval()
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        model(input_ids=rows)
+    assert torch.equal(gradient(), before)
 
 
 def test_rows_of_a_batch_do_not_see_one_another(models_dir: Path, tmp_path: Path) -> None:
@@ -76,9 +101,7 @@ def test_rows_of_a_batch_do_not_see_one_another(models_dir: Path, tmp_path: Path
     task = _task(models_dir / TOY, tmp_path / "run", tmp_path / "events", validation=[])
     longest = sorted(task.train, key=lambda row: len(row.input_ids))
     for kind, arguments in ((CompletionTrainer, SFTConfig), (OrderedTrainer, TrainingArguments)):
-        model = with_adapter(
-            load_base(task.base, precision, "none"), _hyper(dropout=0.0), "none", checkpointing=False
-        )
+        model = with_adapter(load_base(task.base, precision, "none"), _hyper(dropout=0.0))
         own = {"dataset_kwargs": {"skip_prepare_dataset": True}} if arguments is SFTConfig else {}
         trainer: Any = build_trainer(
             task, model, kind, arguments(**common_arguments(task, precision, 2), **own), JobCallback(task)

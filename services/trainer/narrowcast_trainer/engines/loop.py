@@ -17,7 +17,7 @@ from narrowcast_trainer.engines.base import Trained, TrainingStopped, TrainingTa
 from narrowcast_trainer.engines.best import save_adapter
 from narrowcast_trainer.engines.callback import JobCallback
 from narrowcast_trainer.engines.ordered import OrderedTrainer
-from narrowcast_trainer.engines.precision import Precision, Quantization
+from narrowcast_trainer.engines.precision import Precision, Quantization, check_quantized
 from narrowcast_trainer.engines.recorder import Recorder
 from narrowcast_trainer.engines.tracking import tracked
 from narrowcast_trainer.protocol import Prepared
@@ -64,7 +64,9 @@ def run(
     recorder = Recorder(task)
     # Before the model is loaded: with it the ranks of a training find one another.
     all_arguments = arguments_class(**common_arguments(task, precision, rows_at_once) | arguments)
-    trainer = build_trainer(task, load(), trainer_class, all_arguments, recorder, callback)
+    model: Any = load()
+    check_quantized(model, stored)
+    trainer = build_trainer(task, model, trainer_class, all_arguments, recorder, callback)
     if is_sharded(task) and not trainer.is_fsdp_enabled:
         # Without a word accelerate trains on a CPU as if nobody had asked it to shard.
         raise JobFailed(
@@ -76,7 +78,7 @@ def run(
         trainer.train(resume_from_checkpoint=str(task.resume.folder) if task.resume else None)
     if task.stop.requested and not callback.finished:
         raise TrainingStopped(callback.checkpoint)
-    model: Any = trainer.model
+    model = trainer.model
     adapter = callback.best.folder
     if adapter is None:
         adapter = task.scratch / "adapter"

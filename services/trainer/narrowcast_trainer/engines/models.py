@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
+from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, set_seed
 
 from narrowcast.errors import JobFailed
@@ -51,27 +51,27 @@ def lora_config(hyper: Hyperparameters) -> LoraConfig:
     )
 
 
-def with_adapter(
-    base: Any, hyper: Hyperparameters, quantization: Quantization, *, checkpointing: bool
-) -> Any:
-    """Return the base with an untrained adapter on it.
+def with_adapter(base: Any, hyper: Hyperparameters) -> Any:
+    """Return the base, frozen, with an untrained adapter on it.
+
+    Not by way of PEFT's ``prepare_model_for_kbit_training``: it makes float32 of all that is not
+    quantised, embeddings, output layer and with them every activation between layers, which for an 8B
+    base are 2 GiB of weights. The norms compute in float32 as they are.
 
     Args:
         base: from :func:`load_base`.
         hyper: the adapter's shape, and the seed that its A matrices are drawn from.
-        quantization: of the base.
-        checkpointing: whether activations will be recomputed.
 
     Raises:
         JobFailed: ``unknown_target_modules``, the base has none of those asked for.
     """
+    for module in base.modules():
+        # bitsandbytes 0.50 lays 4-bit weights out anew for a CPU's bf16 instructions the first time that
+        # a model in eval mode computes, a validation say. Its backward pass does not know that layout:
+        # from then on every gradient below would be wrong. This switches it off.
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
     set_seed(hyper.seed)
-    if quantization != "none":
-        base = prepare_model_for_kbit_training(  # type: ignore[no-untyped-call]
-            base,
-            use_gradient_checkpointing=checkpointing,
-            gradient_checkpointing_kwargs={"use_reentrant": False},
-        )
     try:
         return get_peft_model(base, lora_config(hyper))
     except ValueError as error:

@@ -26,8 +26,6 @@ class PeftEngine:
         node = numbers.capability()
         precision = Precision.of(node)
         stored = quantization(task.hyperparameters.quantization, node, task.settings.parallelism)
-        # Recomputing activations pays on a GPU, whose memory is what limits; not on a CPU.
-        checkpointing = node.cuda is not None
         task.reporter.note(
             "loading the base model",
             precision=str(precision.compute).removeprefix("torch."),
@@ -37,15 +35,11 @@ class PeftEngine:
             task,
             precision,
             stored,
-            lambda: with_adapter(
-                load_base(task.base, precision, stored),
-                task.hyperparameters,
-                stored,
-                checkpointing=checkpointing,
-            ),
+            lambda: with_adapter(load_base(task.base, precision, stored), task.hyperparameters),
             CompletionTrainer,
             SFTConfig,
-            gradient_checkpointing=checkpointing and not is_sharded(task),  # FSDP does it itself
+            # Recomputing activations pays on a GPU, whose memory is what limits; FSDP does it itself.
+            gradient_checkpointing=node.cuda is not None and not is_sharded(task),
             # The rows are tokens already, checked one by one: TRL would cut long ones and drop masked ones.
             dataset_kwargs={"skip_prepare_dataset": True},
             max_length=task.hyperparameters.max_length,

@@ -80,12 +80,30 @@ def quantization(asked: QuantizationName, node: Capability, parallelism: Paralle
         try:
             import bitsandbytes  # noqa: F401
         except Exception as error:  # it raises what it likes where its native library does not load
-            raise JobFailed(
-                f"this node cannot quantise to {chosen}: bitsandbytes does not load",
-                code="quantization_unavailable",
-                param="quantization",
-            ) from error
+            raise _no_bitsandbytes(chosen) from error
     return chosen
+
+
+def check_quantized(model: Any, asked: Quantization) -> None:
+    """Refuse a model that was to be quantised and is not.
+
+    Where bitsandbytes is imported but its native library does not load, unsloth trains in 16 bits and
+    only prints so: several times the memory, and a training card that says NF4.
+
+    Raises:
+        JobFailed: ``quantization_unavailable``.
+    """
+    attribute = {"nf4": "is_loaded_in_4bit", "int8": "is_loaded_in_8bit"}.get(asked)
+    if attribute is not None and not getattr(model, attribute, False):
+        raise _no_bitsandbytes(asked)
+
+
+def _no_bitsandbytes(asked: Quantization) -> JobFailed:
+    return JobFailed(
+        f"this node cannot quantise to {asked}: bitsandbytes does not load",
+        code="quantization_unavailable",
+        param="quantization",
+    )
 
 
 def bitsandbytes_config(chosen: Quantization, precision: Precision) -> Any:

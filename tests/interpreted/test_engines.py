@@ -1,0 +1,74 @@
+"""unsloth's and TRL's CUDA code, of the very versions in the image, gives what plain PEFT gives on a CPU."""
+
+from typing import Any
+
+import pytest
+
+from .conftest import AMPERE, TURING, Run
+
+_ROWS: dict[str, Any] = {"rows": 8}
+
+
+def _same(one: dict[str, Any], other: dict[str, Any], rel: float) -> None:
+    assert one["metrics"]["steps"] == other["metrics"]["steps"]
+    assert one["metrics"]["trainable_parameters"] == other["metrics"]["trainable_parameters"]
+    for name in ("train_loss", "valid_loss"):
+        assert one["metrics"][name] == pytest.approx(other["metrics"][name], rel=rel), name
+
+
+@pytest.mark.parametrize("quantization", ["nf4", "int8", "none"])
+def test_unsloth_trains_as_peft_does(run: Run, quantization: str) -> None:
+    """Rows, labels, order, the mean over labels, the fused LoRA kernels and loss, two micro-batches a step."""
+    order = _ROWS | {"tokens": 56, "hyper": {"quantization": quantization}}
+    (unsloth,) = run("unsloth", AMPERE, "unsloth", **order)
+    (peft,) = run("peft", None, "peft", **order)
+    assert unsloth["engine"] == "unsloth"
+    assert unsloth["metrics"]["micro_batch_rows"] == 2
+    _same(unsloth, peft, 1e-3)
+
+
+@pytest.mark.parametrize("architecture", ["qwen2", "qwen3", "mistral"])
+def test_unsloth_knows_the_bases_that_we_name(run: Run, architecture: str) -> None:
+    order = _ROWS | {"architecture": architecture, "hyper": {"quantization": "nf4", "n_epochs": 1}}
+    (unsloth,) = run("unsloth", AMPERE, "unsloth", **order)
+    (peft,) = run("peft", None, "peft", **order)
+    _same(unsloth, peft, 1e-3)
+
+
+@pytest.mark.parametrize("quantization", ["nf4", "int8", "none"])
+def test_peft_on_cuda_trains_as_on_a_cpu(run: Run, quantization: str) -> None:
+    """TRL's loss kernel, recomputed activations, a base in bf16."""
+    order = _ROWS | {"hyper": {"quantization": quantization}}
+    (cuda,) = run("peft", AMPERE, "cuda", **order)
+    (cpu,) = run("peft", None, "cpu", **order)
+    _same(cuda, cpu, 1e-3)
+
+
+@pytest.mark.parametrize("engine", ["unsloth", "peft"])
+def test_a_card_without_bf16_trains_in_fp16(run: Run, engine: str) -> None:
+    """With a gradient scaler; the paper's 16 GB card is one."""
+    order = _ROWS | {"hyper": {"quantization": "nf4"}}
+    (fp16,) = run(engine, TURING, "fp16", **order)
+    (peft,) = run("peft", None, "peft", **order)
+    _same(fp16, peft, 1e-3)
+
+
+@pytest.mark.parametrize("engine", ["unsloth", "peft"])
+def test_stopped_and_resumed_is_as_never_stopped(run: Run, engine: str) -> None:
+    """To the bit, and in the second epoch; unsloth puts a training loop of its own in place of the Trainer's."""
+    (whole,) = run(engine, AMPERE, "whole", **_ROWS)
+    (first,) = run(engine, AMPERE, "first", stop_at=3, **_ROWS)
+    assert first["stopped"] == 3
+    (rest,) = run(engine, AMPERE, "rest", resume=first["checkpoint"], step=3, **_ROWS)
+    _same(rest, whole, 0)
+
+
+def test_a_sweep_trains_twice_in_one_process(run: Run) -> None:
+    one, other = run("unsloth", AMPERE, times=2, **_ROWS)
+    _same(one, other, 0)
+
+
+def test_a_base_that_was_not_quantised_is_refused(run: Run) -> None:
+    """Unsloth would go on in 16 bits where bitsandbytes' native library does not load."""
+    (done,) = run("unsloth", AMPERE, bitsandbytes_loads=False, **_ROWS, hyper={"quantization": "nf4"})
+    assert done["failed"] == "quantization_unavailable", done
