@@ -137,7 +137,7 @@ lock: $(VENV)/.installed ## Compile requirements/*.txt anew
 			--output-file requirements/$$image.txt; \
 	done
 	for set in trainer-cuda cuda; do \
-		$(call LOCK,$(OURS)) --python-version 3.11 --no-annotate requirements/$$set.in \
+		$(call LOCK,$(OURS) xformers) --python-version 3.11 --no-annotate requirements/$$set.in \
 			--output-file requirements/$$set.txt; \
 	done
 	$(call LOCK,$(OURS)) --python-version 3.12 --no-annotate requirements/inference-cuda.in \
@@ -148,6 +148,7 @@ lock: $(VENV)/.installed ## Compile requirements/*.txt anew
 OURS := narrowcast narrowcast-gateway narrowcast-trainer narrowcast-inference narrowcast-local
 # Of the official image (services/inference/Dockerfile).
 VLLM := vllm==0.32.0
+# xformers: built for torch 2.10, it loads with no newer one, and unsloth then takes torch's own attention.
 # torch: from its own index. torchvision, torchaudio, torchcodec: their CPU builds are not on the
 # registry, and text serving needs none of them. pymorphy2 and ipymarkup: only natasha's own code
 # wants them, and we read nothing but its model files.

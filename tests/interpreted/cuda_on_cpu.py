@@ -6,9 +6,6 @@ checkpointing and training loop, its fused LoRA kernels, TRL's loss kernel. What
 memory, speed, streams, and numerics of tensor cores.
 """
 
-# Unsloth's own kernels are called by name, and it imports them into many modules.
-# ruff: noqa: ANN401
-
 import ctypes
 import importlib
 import os
@@ -33,7 +30,7 @@ from torch.overrides import TorchFunctionMode
 from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
 
 from narrowcast_trainer import engines
-from narrowcast_trainer.engines import completion, precision
+from narrowcast_trainer.engines import completion, loop, precision
 
 _MEMORY = 24 << 30
 
@@ -43,6 +40,9 @@ def interpret(capability: tuple[int, int]) -> None:
     _count_bf16_as_numbers()
     precision.capability = lambda: precision.Capability(cuda=capability, cpu_bf16=True)
     del completion._CheapOnCpu.compute_loss
+    shared = loop.common_arguments
+    # Nor does the CPU's branch take this one, which bitsandbytes has for a CPU as well.
+    loop.common_arguments = lambda *given: shared(*given) | {"optim": "adamw_8bit"}
 
 
 def import_unsloth(capability: tuple[int, int], *, bitsandbytes_loads: bool = True) -> None:

@@ -6,7 +6,12 @@ import pytest
 
 from .conftest import AMPERE, TURING, Run
 
-_ROWS: dict[str, Any] = {"rows": 8}
+_RANK = 64
+"""From which on the small bases' tensors are large enough for 8-bit moments."""
+
+
+def _order(**hyper: Any) -> dict[str, Any]:
+    return {"rows": 8, "hyper": {"rank": _RANK} | hyper}
 
 
 def _same(one: dict[str, Any], other: dict[str, Any], rel: float) -> None:
@@ -19,7 +24,7 @@ def _same(one: dict[str, Any], other: dict[str, Any], rel: float) -> None:
 @pytest.mark.parametrize("quantization", ["nf4", "int8", "none"])
 def test_unsloth_trains_as_peft_does(run: Run, quantization: str) -> None:
     """Rows, labels, order, the mean over labels, the fused LoRA kernels and loss, two micro-batches a step."""
-    order = _ROWS | {"tokens": 56, "hyper": {"quantization": quantization}}
+    order = _order(quantization=quantization) | {"tokens": 56}
     (unsloth,) = run("unsloth", AMPERE, "unsloth", **order)
     (peft,) = run("peft", None, "peft", **order)
     assert unsloth["engine"] == "unsloth"
@@ -29,7 +34,7 @@ def test_unsloth_trains_as_peft_does(run: Run, quantization: str) -> None:
 
 @pytest.mark.parametrize("architecture", ["qwen2", "qwen3", "mistral"])
 def test_unsloth_knows_the_bases_that_we_name(run: Run, architecture: str) -> None:
-    order = _ROWS | {"architecture": architecture, "hyper": {"quantization": "nf4", "n_epochs": 1}}
+    order = _order(quantization="nf4", n_epochs=1) | {"architecture": architecture}
     (unsloth,) = run("unsloth", AMPERE, "unsloth", **order)
     (peft,) = run("peft", None, "peft", **order)
     _same(unsloth, peft, 1e-3)
@@ -38,7 +43,7 @@ def test_unsloth_knows_the_bases_that_we_name(run: Run, architecture: str) -> No
 @pytest.mark.parametrize("quantization", ["nf4", "int8", "none"])
 def test_peft_on_cuda_trains_as_on_a_cpu(run: Run, quantization: str) -> None:
     """TRL's loss kernel, recomputed activations, a base in bf16."""
-    order = _ROWS | {"hyper": {"quantization": quantization}}
+    order = _order(quantization=quantization)
     (cuda,) = run("peft", AMPERE, "cuda", **order)
     (cpu,) = run("peft", None, "cpu", **order)
     _same(cuda, cpu, 1e-3)
@@ -47,7 +52,7 @@ def test_peft_on_cuda_trains_as_on_a_cpu(run: Run, quantization: str) -> None:
 @pytest.mark.parametrize("engine", ["unsloth", "peft"])
 def test_a_card_without_bf16_trains_in_fp16(run: Run, engine: str) -> None:
     """With a gradient scaler; the paper's 16 GB card is one."""
-    order = _ROWS | {"hyper": {"quantization": "nf4"}}
+    order = _order(quantization="nf4")
     (fp16,) = run(engine, TURING, "fp16", **order)
     (peft,) = run("peft", None, "peft", **order)
     _same(fp16, peft, 1e-3)
@@ -55,20 +60,21 @@ def test_a_card_without_bf16_trains_in_fp16(run: Run, engine: str) -> None:
 
 @pytest.mark.parametrize("engine", ["unsloth", "peft"])
 def test_stopped_and_resumed_is_as_never_stopped(run: Run, engine: str) -> None:
-    """To the bit, and in the second epoch; unsloth puts a training loop of its own in place of the Trainer's."""
-    (whole,) = run(engine, AMPERE, "whole", **_ROWS)
-    (first,) = run(engine, AMPERE, "first", stop_at=3, **_ROWS)
+    """To the bit, in the second epoch, 8-bit moments and all; unsloth has a training loop of its own."""
+    order = _order(quantization="nf4")
+    (whole,) = run(engine, AMPERE, "whole", **order)
+    (first,) = run(engine, AMPERE, "first", stop_at=3, **order)
     assert first["stopped"] == 3
-    (rest,) = run(engine, AMPERE, "rest", resume=first["checkpoint"], step=3, **_ROWS)
+    (rest,) = run(engine, AMPERE, "rest", resume=first["checkpoint"], step=3, **order)
     _same(rest, whole, 0)
 
 
 def test_a_sweep_trains_twice_in_one_process(run: Run) -> None:
-    one, other = run("unsloth", AMPERE, times=2, **_ROWS)
+    one, other = run("unsloth", AMPERE, times=2, **_order(quantization="nf4"))
     _same(one, other, 0)
 
 
 def test_a_base_that_was_not_quantised_is_refused(run: Run) -> None:
     """Unsloth would go on in 16 bits where bitsandbytes' native library does not load."""
-    (done,) = run("unsloth", AMPERE, bitsandbytes_loads=False, **_ROWS, hyper={"quantization": "nf4"})
+    (done,) = run("unsloth", AMPERE, bitsandbytes_loads=False, **_order(quantization="nf4"))
     assert done["failed"] == "quantization_unavailable", done
