@@ -69,9 +69,11 @@ def test_stopped_and_resumed_is_as_never_stopped(run: Run, engine: str) -> None:
     _same(rest, whole, 0)
 
 
-def test_a_sweep_trains_twice_in_one_process(run: Run) -> None:
-    one, other = run("unsloth", AMPERE, times=2, **_order(quantization="nf4"))
+@pytest.mark.parametrize("engine", ["unsloth", "peft"])
+def test_a_sweep_trains_twice_in_one_process(run: Run, engine: str) -> None:
+    one, other = run(engine, AMPERE, times=2, **_order(quantization="nf4"))
     _same(one, other, 0)
+    assert one["left_bytes"] == other["left_bytes"] == 0
 
 
 def test_a_base_that_was_not_quantised_is_refused(run: Run) -> None:

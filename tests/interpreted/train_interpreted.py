@@ -5,6 +5,7 @@ that the engine is to see, or null for the engine as it is on a CPU; ``bitsandby
 how many trainings one after the other in this process.
 """
 
+import gc
 import json
 import sys
 from pathlib import Path
@@ -44,7 +45,20 @@ def main(order: dict[str, Any]) -> list[dict[str, Any]]:
             answers.append(train_once.train(order | {"scratch": str(scratch / str(time))}))
         except NarrowcastError as error:
             answers.append({"failed": error.code, "message": error.message})
+        answers[-1]["left_bytes"] = left_bytes()
     return answers
+
+
+def left_bytes() -> int:
+    """Return what models that are trained still hold when the next training begins."""
+    import torch
+
+    from narrowcast_trainer.engines.loop import forget_earlier_runs
+
+    forget_earlier_runs()
+    modules = [there for there in gc.get_objects() if issubclass(type(there), torch.nn.Module)]
+    parameters = [one for module in modules for one in module.parameters(recurse=False)]
+    return sum(one.untyped_storage().nbytes() for one in parameters)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ Written against unsloth 2026.10.7. Everything that this module imports is heavy;
 process imports it, and it imports unsloth before Transformers, which unsloth patches.
 """
 
-import gc
 import multiprocessing
 from concurrent.futures import ProcessPoolExecutor, wait
 from pathlib import Path
@@ -15,14 +14,13 @@ from unsloth import FastLanguageModel
 # isort: split
 # What follows imports Transformers.
 
-import torch
 from transformers import TrainingArguments
 
 from narrowcast.errors import JobFailed
 from narrowcast.training import LINEAR_KINDS
 from narrowcast_trainer.engines import precision as numbers
 from narrowcast_trainer.engines.base import Trained, TrainingTask
-from narrowcast_trainer.engines.loop import run
+from narrowcast_trainer.engines.loop import forget_earlier_runs, run
 from narrowcast_trainer.engines.ordered import OrderedTrainer
 from narrowcast_trainer.engines.precision import Precision, Quantization, quantization
 from narrowcast_trainer.engines.smoke import SmokeTest
@@ -69,8 +67,7 @@ class UnslothEngine:
 
         So it is proven to be an ordinary one, that any PEFT, and vLLM, can load.
         """
-        gc.collect()
-        torch.cuda.empty_cache()  # the other process needs the room
+        forget_earlier_runs()  # the other process needs the room
         with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
             done = pool.submit(SmokeTest.of(task, adapter).run)
             while wait([done], _TICK_S).not_done:
