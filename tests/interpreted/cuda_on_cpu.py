@@ -45,14 +45,15 @@ def interpret(capability: tuple[int, int]) -> None:
     loop.common_arguments = lambda *given: shared(*given) | {"optim": "adamw_8bit"}
 
 
-def import_unsloth(capability: tuple[int, int], *, bitsandbytes_loads: bool = True) -> None:
+def import_unsloth(capability: tuple[int, int], *, gpus: int = 1, bitsandbytes_loads: bool = True) -> None:
     """Import unsloth as on a GPU of this compute capability.
 
     Args:
         capability: decides whether there is bf16.
+        gpus: how many there are.
         bitsandbytes_loads: whether its native library does, or only its Python.
     """
-    _land_on_the_cpu(capability)
+    _land_on_the_cpu(capability, gpus)
     from bitsandbytes import functional
 
     if bitsandbytes_loads:
@@ -130,7 +131,7 @@ def _cpu(device: Any) -> Any:
     return torch.device("cpu") if cuda or number else device
 
 
-def _land_on_the_cpu(capability: tuple[int, int]) -> None:
+def _land_on_the_cpu(capability: tuple[int, int], gpus: int) -> None:
     properties = SimpleNamespace(
         name="interpreted",
         major=capability[0],
@@ -148,7 +149,7 @@ def _land_on_the_cpu(capability: tuple[int, int]) -> None:
         "get_device_capability": capability,
         "mem_get_info": (_MEMORY, _MEMORY),
         "current_device": 0,
-        "device_count": 1,
+        "device_count": gpus,
         **dict.fromkeys(("memory_allocated", "max_memory_allocated"), 0),
         **dict.fromkeys(("memory_reserved", "max_memory_reserved"), 0),
         **dict.fromkeys(("empty_cache", "synchronize", "set_device", "reset_peak_memory_stats")),

@@ -76,6 +76,20 @@ def test_a_sweep_trains_twice_in_one_process(run: Run, engine: str) -> None:
     assert one["left_bytes"] == other["left_bytes"] == 0
 
 
+def test_two_ranks_train_as_one(run: Run) -> None:
+    order = _order(quantization="nf4") | {"tokens": 56}
+    (one,) = run("unsloth", AMPERE, "one", **order)
+    (two,) = run("unsloth", AMPERE, "two", ranks=2, **order)
+    _same(two, one, 1e-6)
+    assert two["losses"] == pytest.approx(one["losses"], rel=1e-6)
+
+
+def test_ranks_that_do_not_join_are_refused(run: Run) -> None:
+    """Seeing one GPU when it is imported, unsloth keeps accelerate from joining ranks."""
+    (alone,) = run("unsloth", AMPERE, ranks=2, gpus=1, **_order(quantization="nf4"))
+    assert alone["failed"] == "ranks_apart", alone
+
+
 def test_a_base_that_was_not_quantised_is_refused(run: Run) -> None:
     """Unsloth would go on in 16 bits where bitsandbytes' native library does not load."""
     (done,) = run("unsloth", AMPERE, bitsandbytes_loads=False, **_order(quantization="nf4"))

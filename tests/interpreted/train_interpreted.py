@@ -1,12 +1,13 @@
 """One training by an engine's CUDA code on a CPU: ``python train_interpreted.py ORDER RESULT``.
 
 An order is that of ``tests/gpu/train_once.py``, and ``interpreted``: the compute capability of the GPU
-that the engine is to see, or null for the engine as it is on a CPU; ``bitsandbytes_loads``; ``times``,
-how many trainings one after the other in this process.
+that the engine is to see, or null for the engine as it is on a CPU; ``gpus``, how many of them, else one a
+rank; ``bitsandbytes_loads``; ``times``, how many trainings one after the other in this process.
 """
 
 import gc
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,13 +18,16 @@ sys.path.append(str(Path(__file__).parent.parent / "gpu"))
 def main(order: dict[str, Any]) -> list[dict[str, Any]]:
     """Train; return what each training measured."""
     capability = order.pop("interpreted")
+    gpus = order.pop("gpus", order.get("ranks", 1))
     loads = order.pop("bitsandbytes_loads", True)
     if capability is not None:
         from cuda_on_cpu import import_unsloth, interpret
 
         if order["engine"] == "unsloth":
-            import_unsloth(tuple(capability), bitsandbytes_loads=loads)
+            import_unsloth(tuple(capability), gpus=gpus, bitsandbytes_loads=loads)
         interpret(tuple(capability))
+        os.environ["INTERPRETED"] = json.dumps({"capability": capability, "gpus": gpus})
+        os.environ["PYTHONPATH"] = str(Path(__file__).parent / "ranks")
     import train_once
 
     from narrowcast.datasets import Row

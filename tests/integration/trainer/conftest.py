@@ -2,6 +2,7 @@
 
 import json
 import os
+import runpy
 import shutil
 import signal
 import subprocess
@@ -27,6 +28,7 @@ from narrowcast.training import Hyperparameters, TrainingSpec
 from narrowcast_trainer.settings import TrainerSettings, TrainingSettings
 
 TOY = "toy"
+_GPUS_ON_CPU = Path(__file__).with_name("gpus_on_cpu")
 _TIMEOUT_S = 240.0
 
 
@@ -57,6 +59,21 @@ def models_dir(base_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     model: Any = LlamaForCausalLM(config)  # type: ignore[no-untyped-call]
     model.save_pretrained(folder / TOY)
     return folder
+
+
+@pytest.fixture(params=["8.0", "7.5"], ids=["ampere", "turing"])
+def on_gpus(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let trainings of this process, and of those that it starts, go as on GPUs of each kind."""
+    from accelerate.state import AcceleratorState
+
+    from narrowcast_trainer.engines import precision
+
+    monkeypatch.setenv("CUDA_CAPABILITY", request.param)
+    monkeypatch.setenv("PYTHONPATH", str(_GPUS_ON_CPU), prepend=os.pathsep)
+    # As they are now, to be put back afterwards.
+    monkeypatch.setattr(AcceleratorState, "__init__", AcceleratorState.__init__)
+    monkeypatch.setattr(precision, "capability", precision.capability)
+    runpy.run_path(str(_GPUS_ON_CPU / "sitecustomize.py"))
 
 
 @pytest.fixture

@@ -1,7 +1,5 @@
 """FSDP on two ranks of a CPU: stopped and resumed it is the run that was not, and nearly that of one rank."""
 
-import importlib.util
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -26,21 +24,6 @@ SHARDED = TrainingSettings(
 )
 
 
-@pytest.fixture
-def sharding(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let accelerate shard on a CPU, in this process and in those that it starts."""
-    from accelerate.state import AcceleratorState
-
-    folder = Path(__file__).with_name("fsdp_on_cpu")
-    monkeypatch.setenv("PYTHONPATH", str(folder), prepend=os.pathsep)
-    # As it is now, to be put back afterwards.
-    monkeypatch.setattr(AcceleratorState, "__init__", AcceleratorState.__init__)
-    spec = importlib.util.spec_from_file_location("fsdp_on_cpu", folder / "sitecustomize.py")
-    assert spec
-    assert spec.loader
-    spec.loader.exec_module(importlib.util.module_from_spec(spec))
-
-
 def _train(models_dir: Path, folder: Path, **changes: Any) -> Trained:
     from narrowcast_trainer.engines.peft import PeftEngine
 
@@ -63,7 +46,7 @@ def test_a_node_that_cannot_shard_says_so(models_dir: Path, tmp_path: Path) -> N
 
 
 @pytest.mark.faults
-@pytest.mark.usefixtures("sharding")
+@pytest.mark.usefixtures("on_gpus")
 def test_sharded_and_resumed(models_dir: Path, tmp_path: Path) -> None:
     import torch
 
@@ -90,5 +73,6 @@ def test_sharded_and_resumed(models_dir: Path, tmp_path: Path) -> None:
     assert all(torch.equal(expected[name], got[name]) for name in expected)
 
     one = _train(models_dir, tmp_path / "one")
+    assert expected.keys() == _adapter(one.adapter).keys(), "it is an ordinary adapter"
     # bf16 is rounded to in other places: autocast casts products, FSDP weights.
     assert _losses(whole) == pytest.approx(_losses(one), abs=2e-3)

@@ -65,6 +65,10 @@ def run(
     recorder = Recorder(task)
     # Before the model is loaded: with it the ranks of a training find one another.
     all_arguments = arguments_class(**common_arguments(task, precision, rows_at_once) | arguments)
+    if all_arguments.world_size != world_size():
+        # Each would train alone on all rows, without a word. unsloth switches ranks off where it is imported
+        # before there are any and sees one GPU.
+        raise JobFailed("the ranks of this training have not found one another", code="ranks_apart")
     model: Any = load()
     check_quantized(model, stored)
     trainer = build_trainer(task, model, trainer_class, all_arguments, recorder, callback)
@@ -167,7 +171,7 @@ def common_arguments(task: TrainingTask, precision: Precision, rows_at_once: int
         "report_to": "none",  # see tracking: not all that the Trainer knows is for others
         "ddp_find_unused_parameters": False,
         "ddp_timeout": _RANKS_WAIT_S,
-        **({"fsdp": True, "fsdp_config": _FSDP | {"activation_checkpointing": cuda}} if fsdp else {}),
+        **({"fsdp": True, "fsdp_config": _FSDP} if fsdp else {}),
     }
 
 

@@ -1,8 +1,9 @@
 """Base models and adapters by plain Transformers and PEFT."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, set_seed
 
@@ -10,15 +11,24 @@ from narrowcast.errors import JobFailed
 from narrowcast.training import Hyperparameters
 from narrowcast_trainer.engines.precision import Precision, Quantization, bitsandbytes_config
 
+DeviceMap = Literal["auto"] | dict[str, int] | None
 
-def load_base(folder: Path, precision: Precision, quantization: Quantization, *, spread: bool = False) -> Any:
+
+def this_gpu() -> DeviceMap:
+    """Return the map that lays all of a base on this rank's GPU; None where there is none."""
+    return {"": torch.cuda.current_device()} if torch.cuda.is_available() else None
+
+
+def load_base(
+    folder: Path, precision: Precision, quantization: Quantization, device_map: DeviceMap = None
+) -> Any:
     """Load a base model, frozen or not as the library leaves it.
 
     Args:
         folder: where it lies.
         precision: of the weights that are not quantised.
         quantization: of the others.
-        spread: lay its layers over all GPUs.
+        device_map: as ``from_pretrained`` has it; None leaves an unquantised base on the CPU.
 
     Raises:
         JobFailed: ``invalid_base_model``.
@@ -28,7 +38,7 @@ def load_base(folder: Path, precision: Precision, quantization: Quantization, *,
             folder,
             dtype=precision.base,
             quantization_config=bitsandbytes_config(quantization, precision),
-            device_map="auto" if spread else None,
+            device_map=device_map,
             local_files_only=True,
         )
     except (OSError, ValueError, KeyError) as error:

@@ -11,7 +11,7 @@ from narrowcast_trainer.engines import precision as numbers
 from narrowcast_trainer.engines.base import Trained, TrainingTask
 from narrowcast_trainer.engines.completion import CompletionTrainer
 from narrowcast_trainer.engines.loop import forget_earlier_runs, is_sharded, run
-from narrowcast_trainer.engines.models import load_base, with_adapter
+from narrowcast_trainer.engines.models import load_base, this_gpu, with_adapter
 from narrowcast_trainer.engines.precision import Precision, quantization
 from narrowcast_trainer.engines.smoke import SmokeTest
 
@@ -31,15 +31,18 @@ class PeftEngine:
             precision=str(precision.compute).removeprefix("torch."),
             quantization=stored,
         )
+        # FSDP lays parts of it on the GPUs itself.
+        where = None if is_sharded(task) else this_gpu()
         return run(
             task,
             precision,
             stored,
-            lambda: with_adapter(load_base(task.base, precision, stored), task.hyperparameters),
+            lambda: with_adapter(load_base(task.base, precision, stored, where), task.hyperparameters),
             CompletionTrainer,
             SFTConfig,
-            # Recomputing activations pays on a GPU, whose memory is what limits; FSDP does it itself.
-            gradient_checkpointing=node.cuda is not None and not is_sharded(task),
+            # Recomputing activations pays on a GPU, whose memory is what limits. Not by FSDP's own means: it
+            # wraps layers and with that renames the adapter's weights, which nothing could load then.
+            gradient_checkpointing=node.cuda is not None,
             # The rows are tokens already, checked one by one: TRL would cut long ones and drop masked ones.
             dataset_kwargs={"skip_prepare_dataset": True},
             max_length=task.hyperparameters.max_length,

@@ -13,7 +13,7 @@ from narrowcast.errors import JobFailed
 from narrowcast.training import QuantizationName
 from narrowcast_trainer.engines import precision as numbers
 from narrowcast_trainer.engines.base import TrainingTask
-from narrowcast_trainer.engines.models import load_base
+from narrowcast_trainer.engines.models import load_base, this_gpu
 from narrowcast_trainer.engines.precision import Precision, quantization
 from narrowcast_trainer.settings import Parallelism
 
@@ -53,7 +53,7 @@ class SmokeTest:
         node = numbers.capability()
         stored = quantization(self.quantization, node, self.parallelism)
         spread = self.parallelism == "fsdp" and node.cuda is not None
-        base = load_base(self.base, Precision.of(node), stored, spread=spread)
+        base = load_base(self.base, Precision.of(node), stored, "auto" if spread else this_gpu())
         with safe_open(self.adapter / ADAPTER_WEIGHTS, framework="pt") as file:
             saved = set(file.keys())
         try:

@@ -1,13 +1,19 @@
-"""Makes accelerate shard on a CPU, where it only does on GPUs; every Python on whose path it is imports it.
+"""Lets ranks on a CPU train as ranks on GPUs do; every Python on whose path it is imports it.
 
-All else of FSDP runs on a CPU as it does on a GPU, over gloo instead of NCCL.
+The engines take a GPU's branches, of the compute capability in ``CUDA_CAPABILITY``: its precision, its
+quantisation, activations recomputed. accelerate, which shards on GPUs only, shards. All else runs on a CPU
+as it does on a GPU, over gloo instead of NCCL.
 """
 
+import os
 from typing import Any
 
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType
 
+from narrowcast_trainer.engines import precision
+
+_major, _minor = map(int, os.environ["CUDA_CAPABILITY"].split("."))
 _init = AcceleratorState.__init__
 
 
@@ -22,3 +28,4 @@ def init(self: Any, *args: Any, fsdp_plugin: Any = None, **kwargs: Any) -> None:
 
 
 AcceleratorState.__init__ = init  # type: ignore[method-assign]
+precision.capability = lambda: precision.Capability(cuda=(_major, _minor), cpu_bf16=True)
