@@ -16,6 +16,7 @@ from narrowcast_trainer.checkpoints import Resumable
 from narrowcast_trainer.engines.base import Trained, TrainingStopped
 from narrowcast_trainer.ranks import SeveralRanks
 from narrowcast_trainer.settings import TrainerSettings, TrainingSettings
+from narrowcast_trainer.sweep import Sweep
 
 from .conftest import TOY, Desk, Worker, rows
 from .test_resume import HYPER, StopAtStep, _adapter, _task
@@ -117,6 +118,27 @@ def test_stopped_and_resumed_it_is_the_run_that_was_not(models_dir: Path, tmp_pa
 @pytest.mark.usefixtures("on_gpus")
 def test_stopped_and_resumed_on_gpus_it_is_the_run_that_was_not(models_dir: Path, tmp_path: Path) -> None:
     _resume(models_dir, tmp_path)
+
+
+@pytest.mark.faults
+def test_a_sweep_on_two_ranks_is_the_one_on_one(models_dir: Path, tmp_path: Path) -> None:
+    """Trial after trial the ranks begin anew."""
+    from narrowcast_trainer.engines.peft import PeftEngine
+
+    sweep = {"n_trials": 3, "n_epochs": 2, "sweep": {"learning_rate": [1e-6, 1e-2]}}
+    hyper = Hyperparameters.model_validate(SAME.model_dump() | sweep)
+    trials = []
+    for name, engine in (
+        ("one", PeftEngine()),
+        ("two", SeveralRanks(PeftEngine(), 2, job_id="ftjob-0", log_level="INFO")),
+    ):
+        folder = tmp_path / name
+        folder.mkdir()
+        task = _task(models_dir / TOY, folder / "run", folder / "events", hyperparameters=hyper, settings=TWO)
+        trials.append(Sweep(engine, task).run().trials)
+    for one, two in zip(*trials, strict=True):
+        assert (two.state, two.hyperparameters) == (one.state, one.hyperparameters)
+        assert two.valid_losses == pytest.approx(one.valid_losses, abs=1e-3)
 
 
 def _other_ranks(worker: Worker) -> list[int]:

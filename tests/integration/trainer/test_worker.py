@@ -10,6 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from narrowcast.adapters import AdapterManifest, adapter_prefix, base_fingerprint
 from narrowcast.artifacts import read_manifest
 from narrowcast.cards import CARD, CARD_TEXT, LOSS_PNG, LOSS_SVG, STEP_METRICS, TrainingCard
@@ -227,6 +229,7 @@ def test_a_worker_for_one_job_runs_one_and_ends(desk: Desk, start_worker: Start)
     assert [desk.job(job.id).status for job in jobs] == [JobStatus.SUCCEEDED] * 2
 
 
+@pytest.mark.usefixtures("connections")  # Redis is empty: another test's job would be one that comes
 def test_a_worker_for_one_job_does_not_wait_for_ever(
     trainer_settings: TrainerSettings, tmp_path: Path
 ) -> None:
