@@ -1,8 +1,9 @@
 """What somebody without Narrowcast would write: TRL on rows of ours. Started by ``training.py``.
 
 ``python bare_trl.py ORDER``: a JSON object with ``base``, ``rows`` (a JSON Lines file of ``prompt`` and
-``completion`` messages), ``arguments`` (of SFTConfig) and ``lora`` (of LoraConfig). The last line that
-it prints has the steps and their seconds, the first step's beginning to the last one's end.
+``completion`` messages), ``arguments`` (of SFTConfig), ``lora`` (of LoraConfig) and ``warm_up``, the steps
+that are not timed. The last line that it prints has ``steps``, those that were ``timed``, and their
+``seconds``.
 """
 
 import json
@@ -11,6 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import torch
 from datasets import load_dataset
 from peft import LoraConfig
 from transformers import TrainerCallback, set_seed
@@ -21,22 +23,33 @@ from trl.trainer.sft_trainer import SFTTrainer
 class Clock(TrainerCallback):
     """Takes the time of the steps alone, as for ours: no loading, no saving."""
 
-    def __init__(self) -> None:
+    def __init__(self, warm_up: int) -> None:
         self.began = self.ended = 0.0
         self.steps = 0
+        self._warm_up = warm_up
 
     def on_train_begin(self, *_: Any, **__: Any) -> None:
-        self.began = time.monotonic()
+        self.began = _now()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.ended, self.steps = time.monotonic(), state.global_step
+        self.steps = state.global_step
+        if self.steps == self._warm_up:
+            self.began = _now()
+        if self.steps == state.max_steps:
+            self.ended = _now()
+
+
+def _now() -> float:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()  # a step ends when the GPU has done it, not when it was told to
+    return time.monotonic()
 
 
 def main() -> None:
     order = json.loads(sys.argv[1])
     arguments = SFTConfig(output_dir=str(Path(order["rows"]).parent / "bare"), **order["arguments"])
     set_seed(arguments.seed)
-    clock = Clock()
+    clock = Clock(order["warm_up"])
     SFTTrainer(
         model=order["base"],
         args=arguments,
@@ -44,7 +57,8 @@ def main() -> None:
         peft_config=LoraConfig(task_type="CAUSAL_LM", **order["lora"]),
         callbacks=[clock],
     ).train()
-    print(json.dumps({"steps": clock.steps, "seconds": clock.ended - clock.began}))
+    timed = clock.steps - order["warm_up"]
+    print(json.dumps({"steps": clock.steps, "timed": timed, "seconds": clock.ended - clock.began}))
 
 
 if __name__ == "__main__":

@@ -1,17 +1,19 @@
 """How fast is our training, and how much memory does it take? Ratios, each measured in one run.
 
-``python benchmarks/training.py [--rows 64] [--rounds 2] [--models .local/models] [--json]`` prints a
+``python benchmarks/training.py [--rows N] [--rounds 2] [--models .local/models] [--json]`` prints a
 table; its last line with ``--json`` is one JSON object:
 
 - ``own_over_bare_trl_steps``: steps/s of the whole training process as the worker starts it (events,
-  checkpoints to a real S3, checks) over those of a bare TRL script with the same settings.
+  checkpoints to a real S3, checks) over those of a bare TRL script with the same settings: the engine
+  peft, an unquantised base, the same rows at once.
 - ``defaults_over_trl_defaults_tokens``: tokens/s, padding left out, of our defaults over TRL's. The
   adapter's shape is the same in both, since TRL has no default for it.
 - with CUDA, on random weights in Llama-3.1-8B's shape, r=64, rows of 2,048 tokens:
   ``unsloth_over_peft_tokens``, ``unsloth_over_peft_memory``, ``estimate_over_measured``.
 
 Every run is a process of its own. What is compared runs in turns, forwards and then backwards, and
-the medians are compared, so that a machine that gets slower meanwhile favours nobody.
+the medians are compared, so that a machine that gets slower meanwhile favours nobody. On CUDA the first
+steps, in which kernels are compiled and chosen, are left out on both sides.
 """
 
 import argparse
@@ -26,12 +28,14 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from narrowcast.artifacts import publish
 from narrowcast.datasets import DatasetManifest, Row, dataset_prefix, split_file, to_jsonl
 from narrowcast.errors import NarrowcastError
+from narrowcast.estimates.shapes import Device
 from narrowcast.ids import new_id
 from narrowcast.prompts import TEMPLATE_ID, completion_messages, instruction_for, prompt_messages
 from narrowcast.settings import StorageSettings
@@ -50,7 +54,11 @@ from narrowcast_trainer.settings import TrainingSettings
 
 TENANT = "bench"
 BARE = Path(__file__).with_name("bare_trl.py")
-LARGE, LARGE_ROWS, LARGE_LENGTH = "random-8b", 24, 2048
+LARGE, LARGE_ROWS, LARGE_LENGTH = "random-8b", 48, 2048
+ROWS = {"cuda": 1024, "cpu": 64}
+"""By default: a step of the small base takes a GPU a fraction of a second."""
+WARM_UP = {"cuda": 2, "cpu": 0}
+"""Steps. On a CPU nothing is compiled."""
 
 
 @dataclass
@@ -62,7 +70,7 @@ class Measurement:
     peak_bytes: list[float] = field(default_factory=list)
     result: dict[str, Any] = field(default_factory=dict)
 
-    def add(self, steps: int, tokens: int, seconds: float) -> None:
+    def add(self, steps: int, tokens: float, seconds: float) -> None:
         self.steps_per_s.append(steps / seconds)
         self.tokens_per_s.append(tokens / seconds)
 
@@ -86,14 +94,14 @@ class Bench:
         return manifest.id
 
     def own(self, base: str, dataset: str, tokens: int, hyper: Hyperparameters, into: Measurement) -> None:
-        """Train as the worker does; the time is the first step's beginning to the last one's end."""
+        """Train as the worker does; the time is from the warm-up's end to the last step's."""
         job = new_id("ftjob")
         spec = TrainingSpec(base_model=base, dataset=dataset, adapter_id=f"a-{job}", hyperparameters=hyper)
         order = TrainingOrder(
             job_id=job, tenant=TENANT, spec=spec, settings=self.settings, storage=self.storage
         )
         began = ended = 0.0
-        step = 0
+        first = step = 0
         with TrainingChild(order, _threads()) as child:
             while child.exit_status() is None or not child.silent:
                 for event in child.events(0.2):
@@ -101,23 +109,30 @@ class Bench:
                         began = time.monotonic()
                     elif isinstance(event, Measured):
                         ended, step = time.monotonic(), event.metrics.step
+                        if first < WARM_UP[_device()]:
+                            began, first = ended, step
                     elif isinstance(event, Failed):
                         raise SystemExit(f"{event.code}: {event.message}")
                     elif isinstance(event, Completed):
                         into.result = event.result
         if not into.result:
             raise SystemExit(f"the training process ended without a result: {child.last_exception}")
-        into.add(step, tokens * hyper.n_epochs, ended - began)
+        if step == first:
+            raise SystemExit(f"{step} steps are none beside the warm-up's {first}: raise --rows")
+        into.add(step - first, tokens * hyper.n_epochs * (step - first) / step, ended - began)
         into.peak_bytes.append(into.result["metrics"]["peak_memory_bytes"])
 
     def bare(self, order: dict[str, Any], tokens: int, into: Measurement) -> None:
         done = subprocess.run(
-            [sys.executable, BARE, json.dumps(order)], capture_output=True, text=True, check=False
+            [sys.executable, BARE, json.dumps(order | {"warm_up": WARM_UP[_device()]})],
+            capture_output=True,
+            text=True,
+            check=False,
         )
         if done.returncode != 0:
             raise SystemExit(done.stderr)
         taken = json.loads(done.stdout.splitlines()[-1])
-        into.add(taken["steps"], tokens, taken["seconds"])
+        into.add(taken["timed"], tokens * taken["timed"] / taken["steps"], taken["seconds"])
 
 
 def in_turns(rounds: int, *runs: Callable[[], None]) -> None:
@@ -127,7 +142,7 @@ def in_turns(rounds: int, *runs: Callable[[], None]) -> None:
 
 
 def against_trl(bench: Bench, base: str, count: int, rounds: int) -> dict[str, Measurement]:
-    """Ours, TRL with the same settings, and TRL as it comes, on generated reports."""
+    """Ours as TRL's can be set, TRL so set, TRL as it comes, and ours as it comes, on generated reports."""
     rows = [
         Row(
             instruction=instruction_for(report.study),
@@ -153,14 +168,24 @@ def against_trl(bench: Bench, base: str, count: int, rounds: int) -> dict[str, M
     }
     common = {"base": str(bench.settings.models_dir / base), "rows": str(file), "lora": shape}
     dataset = bench.dataset(rows)
-    own, same, defaults = Measurement(), Measurement(), Measurement()
-    in_turns(
-        rounds,
-        lambda: bench.own(base, dataset, tokens, hyper, own),
+    plain = hyper.model_copy(update={"engine": "peft", "quantization": "none"})
+    own, same, defaults, own_defaults = (Measurement() for _ in range(4))
+    runs = [
+        lambda: bench.own(base, dataset, tokens, plain, own),
         lambda: bench.bare(common | {"arguments": same_settings(hyper, examples)}, tokens, same),
         lambda: bench.bare(common | {"arguments": trl_defaults(hyper)}, tokens, defaults),
-    )
-    return {"ours": own, "TRL, our settings": same, "TRL, its defaults": defaults}
+    ]
+    if _device() == "cuda":
+        runs.append(lambda: bench.own(base, dataset, tokens, hyper, own_defaults))
+    else:
+        own_defaults = own  # on a CPU that is what the defaults are
+    in_turns(rounds, *runs)
+    return {
+        "ours": own,
+        "TRL, our settings": same,
+        "TRL, its defaults": defaults,
+        "our defaults": own_defaults,
+    }
 
 
 def same_settings(hyper: Hyperparameters, examples: list[Example]) -> dict[str, Any]:
@@ -168,7 +193,7 @@ def same_settings(hyper: Hyperparameters, examples: list[Example]) -> dict[str, 
     node = capability()
     precision = Precision.of(node)
     lengths = [len(example.input_ids) for example in examples]
-    at_once = micro_batch(lengths, hyper.batch_size, MICRO_BATCH_TOKENS["cuda" if node.cuda else "cpu"])
+    at_once = micro_batch(lengths, hyper.batch_size, MICRO_BATCH_TOKENS[_device()])
     return {
         **trl_defaults(hyper),
         "per_device_train_batch_size": at_once,
@@ -193,7 +218,7 @@ def trl_defaults(hyper: Hyperparameters) -> dict[str, Any]:
         "num_train_epochs": hyper.n_epochs,
         "max_length": hyper.max_length,
         "seed": hyper.seed,
-        "use_cpu": capability().cuda is None,
+        "use_cpu": _device() == "cpu",
         "save_strategy": "no",
         "report_to": "none",
         "disable_tqdm": True,
@@ -219,10 +244,19 @@ def engines(bench: Bench, rounds: int, tokenizer: Path) -> dict[str, Measurement
     return measured
 
 
+_MAKE_WEIGHTS = """
+import sys, torch
+from transformers import AutoConfig, AutoModelForCausalLM
+torch.manual_seed(0)
+with torch.device("cuda"):
+    model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(sys.argv[1]), dtype=torch.bfloat16)
+model.save_pretrained(sys.argv[1])
+"""
+
+
 def make_large(folder: Path, tokenizer: Path) -> None:
     """Write random bf16 weights in Llama-3.1-8B's shape, with a small model's tokenizer and template."""
-    import torch
-    from transformers import AutoModelForCausalLM, LlamaConfig
+    from transformers import LlamaConfig
 
     folder.mkdir(parents=True)
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json"):
@@ -240,12 +274,9 @@ def make_large(folder: Path, tokenizer: Path) -> None:
         tie_word_embeddings=False,
         **{name: small[name] for name in ("bos_token_id", "eos_token_id", "pad_token_id")},
     )
-    torch.manual_seed(0)
-    with torch.device("cuda"):
-        model: Any = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
-            config, dtype=torch.bfloat16
-        )
-    model.save_pretrained(folder)
+    config.save_pretrained(folder)
+    # In a process of its own, which gives the GPU back.
+    subprocess.run([sys.executable, "-c", _MAKE_WEIGHTS, str(folder)], check=True)
 
 
 def long_rows(base: Path) -> list[Row]:
@@ -264,10 +295,15 @@ def long_rows(base: Path) -> list[Row]:
     return rows
 
 
-def tokens_of(rows: list[Row], base: Path) -> list[Example]:
+@cache
+def _tokenizer(base: Path) -> Any:
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True)
+    return AutoTokenizer.from_pretrained(base, local_files_only=True)
+
+
+def tokens_of(rows: list[Row], base: Path) -> list[Example]:
+    tokenizer = _tokenizer(base)
     return tokenize(rows, tokenizer, max_length=10**9, stop_ids={tokenizer.eos_token_id}, split="train")
 
 
@@ -306,6 +342,10 @@ def _threads() -> int:
     return len(os.sched_getaffinity(0))
 
 
+def _device() -> Device:
+    return "cpu" if capability().cuda is None else "cuda"
+
+
 def show(measured: dict[str, Measurement]) -> None:
     for name, of in measured.items():
         peak = f"{statistics.median(of.peak_bytes) / 2**30:8.2f} GiB" if of.peak_bytes else ""
@@ -322,7 +362,9 @@ def ratio(one: list[float], other: list[float]) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--rows", type=int, default=64, help="generated reports, one epoch of them a run")
+    parser.add_argument(
+        "--rows", type=int, default=ROWS[_device()], help="generated reports, one epoch of them a run"
+    )
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--models", type=Path, default=Path(".local/models"))
     parser.add_argument("--base", default="smollm2-135m-instruct")
@@ -337,11 +379,11 @@ def main() -> None:
         shutil.copytree(options.models / options.base, models / options.base)
         bench = Bench(storage, TrainingSettings(models_dir=models, work_dir=folder / "work"), folder)
         trl = against_trl(bench, options.base, options.rows, options.rounds)
-        own, same, defaults = trl.values()
+        own, same, defaults, own_defaults = trl.values()
         show(trl)
         ratios["own_over_bare_trl_steps"] = ratio(own.steps_per_s, same.steps_per_s)
-        ratios["defaults_over_trl_defaults_tokens"] = ratio(own.tokens_per_s, defaults.tokens_per_s)
-        if capability().cuda:
+        ratios["defaults_over_trl_defaults_tokens"] = ratio(own_defaults.tokens_per_s, defaults.tokens_per_s)
+        if _device() == "cuda":
             unsloth, peft = (large := engines(bench, options.rounds, models / options.base)).values()
             show(large)
             ratios["unsloth_over_peft_tokens"] = ratio(unsloth.tokens_per_s, peft.tokens_per_s)

@@ -11,6 +11,7 @@ EngineName = Literal["auto", "unsloth", "peft"]
 QuantizationName = Literal["auto", "nf4", "int8", "none"]
 SchedulerName = Literal["linear", "cosine", "constant_with_warmup"]
 LinearKind = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+_HIGHEST_ALPHA: Final = 4096
 LINEAR_KINDS: Final[tuple[str, ...]] = get_args(LinearKind)
 """The linear layers of a Llama-like block: attention's four and the feed-forward's three."""
 
@@ -27,7 +28,7 @@ class Hyperparameters(BaseModel):
     """Multiplies ``learning_rate``."""
     learning_rate: float = Field(2e-4, gt=0, lt=1)
     rank: int = Field(64, ge=1, le=512)
-    alpha: int = Field(64, ge=1, le=4096)
+    alpha: int = Field(64, ge=1, le=_HIGHEST_ALPHA)
     """LoRA's scale is alpha / rank; left out, alpha is the rank, as in unsloth's and the paper's recipe."""
     dropout: float = Field(0.0, ge=0, lt=1)
     target_modules: Literal["all-linear"] | Annotated[tuple[LinearKind, ...], Field(min_length=1)] = (
@@ -70,7 +71,16 @@ class Hyperparameters(BaseModel):
             raise ValueError("a sweep needs n_trials above 1")
         if self.n_trials > 1 and self.sweep is None:
             self.sweep = default_space(learning_rate=self.learning_rate, rank=self.rank)
+        if self._alpha_at(self.largest_rank) > _HIGHEST_ALPHA:
+            raise ValueError(
+                f"at the sweep's rank {self.largest_rank} alpha would be {self._alpha_at(self.largest_rank)},"
+                f" above {_HIGHEST_ALPHA}: it goes with the rank"
+            )
         return self
+
+    def _alpha_at(self, rank: int) -> int:
+        # LoRA's scale, alpha / rank, stays what it was.
+        return max(1, round(self.alpha * rank / self.rank))
 
     @property
     def largest_rank(self) -> int:
@@ -89,8 +99,7 @@ class Hyperparameters(BaseModel):
             values: by name, of what the sweep varies.
         """
         changed = self.model_dump(exclude={"n_trials", "sweep"}) | dict(values)
-        # LoRA's scale, alpha / rank, stays what it was.
-        changed["alpha"] = max(1, round(self.alpha * changed["rank"] / self.rank))
+        changed["alpha"] = self._alpha_at(changed["rank"])
         return Hyperparameters.model_validate(changed)
 
 

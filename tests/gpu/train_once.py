@@ -15,7 +15,6 @@ from narrowcast_trainer.checkpoints import Resumable
 from narrowcast_trainer.data import pad_id, stop_ids, tokenize
 from narrowcast_trainer.engines import create_engine
 from narrowcast_trainer.engines.base import TrainingStopped, TrainingTask
-from narrowcast_trainer.protocol import EVENT, Measured
 from narrowcast_trainer.ranks import SeveralRanks
 from narrowcast_trainer.reasons import reason_of
 from narrowcast_trainer.reporter import Reporter
@@ -59,8 +58,9 @@ def train(order: dict[str, Any]) -> dict[str, Any]:
     import torch
     from transformers import AutoTokenizer
 
-    if "memory_fraction" in order:
-        torch.cuda.set_per_process_memory_fraction(order["memory_fraction"])
+    if "memory_bytes" in order:
+        _, card = torch.cuda.mem_get_info()
+        torch.cuda.set_per_process_memory_fraction(order["memory_bytes"] / card)
     base, scratch = Path(order["base"]), Path(order["scratch"])
     scratch.mkdir(parents=True)
     tokenizer = AutoTokenizer.from_pretrained(base)
@@ -97,16 +97,12 @@ def train(order: dict[str, Any]) -> dict[str, Any]:
     except TrainingStopped as stopped:
         return {"stopped": stopped.step, "checkpoint": str(scratch / "checkpoint")}
     engine.smoke_test(task, trained.adapter)
-    measured = [EVENT.validate_json(line) for line in events.read_bytes().splitlines()]
     return {
         "engine": engine.name,
         "metrics": trained.metrics,
         "adapter": str(trained.adapter),
-        "losses": [
-            event.metrics.train_loss
-            for event in measured
-            if isinstance(event, Measured) and event.metrics.train_loss is not None
-        ],
+        # Of every step; events are sent once a second.
+        "losses": [point.train_loss for point in trained.record.points if point.train_loss is not None],
     }
 
 

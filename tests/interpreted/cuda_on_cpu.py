@@ -30,7 +30,7 @@ from torch.overrides import TorchFunctionMode
 from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
 
 from narrowcast_trainer import engines
-from narrowcast_trainer.engines import completion, loop, precision
+from narrowcast_trainer.engines import completion, loop, models, precision
 
 _MEMORY = 24 << 30
 
@@ -62,6 +62,7 @@ def import_unsloth(capability: tuple[int, int], *, gpus: int = 1, bitsandbytes_l
     sys.modules["unsloth.models._utils"].SUPPORTS_BFLOAT16 = capability >= (8, 0)  # type: ignore[attr-defined]
     _replace(kernels.fast_dequantize, _dequantize)
     engines._unsloth_lacks = lambda: None
+    models.this_gpu = lambda: {"": "cpu"}  # type: ignore[dict-item, return-value]
 
 
 def _dequantize(weight: Any, state: Any = None, out: Any = None, use_global_buffer: bool = False) -> Any:

@@ -56,7 +56,7 @@ def create_worker(settings: GatewaySettings) -> Celery:
     @signals.worker_ready.connect(weak=False)  # type: ignore[untyped-decorator]
     def start_background(sender: Any, **_: object) -> None:
         heartbeat = Heartbeat(settings.worker.heartbeat_file)
-        heartbeat.beat()
+        heartbeat.start()
         # In the consumer's own loop, so that a beat proves that the loop turns.
         sender.timer.call_repeatedly(_HEARTBEAT_S, heartbeat.beat)
         connections = connect(settings, app)

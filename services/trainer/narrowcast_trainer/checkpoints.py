@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ class Checkpoints:
         self._keep = keep
 
     def save(self, folder: Path, step: int, seconds: float) -> None:
-        """Upload what the trainer wrote into ``folder``, then delete what is older than the kept ones.
+        """Upload what the trainer wrote into ``folder``, then delete all but the newest complete ones.
 
         Raises:
             Unavailable: the object store does not answer; the checkpoint does not exist.
@@ -54,9 +55,11 @@ class Checkpoints:
             metrics=newest_losses(folder),
         )
         publish(self._bucket, prefix, files, manifest)
-        complete = list(complete_checkpoints(self._bucket, self._tenant, self._job_id))
-        for old in complete[self._keep :]:
-            self._bucket.delete_prefix(self._prefix(old.step))
+        complete = complete_checkpoints(self._bucket, self._tenant, self._job_id)
+        kept = {one.step for one in islice(complete, self._keep)}
+        for lying in checkpoint_steps(self._bucket, self._tenant, self._job_id):
+            if lying not in kept:  # older, or half of one that could not be saved
+                self._bucket.delete_prefix(self._prefix(lying))
 
     def fetch_newest(self, folder: Path) -> Resumable | None:
         """Download the newest checkpoint that is whole into ``folder``; None if there is none."""
@@ -68,6 +71,8 @@ class Checkpoints:
                 fetch(self._bucket, self._prefix(step), manifest, folder)
             except (NotFound, CorruptArtifact):
                 _log.warning("checkpoint_skipped", step=step, exc_info=True)
+                # Or it would be taken for a newer one than those that are saved from now on.
+                self._bucket.delete_prefix(self._prefix(step))
                 continue
             return Resumable(folder=folder, step=step, seconds=manifest.seconds)
         return None

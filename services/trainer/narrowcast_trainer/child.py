@@ -16,6 +16,7 @@ from typing import Self
 from pydantic import ValidationError
 
 from narrowcast import logs
+from narrowcast.errors import Unavailable
 from narrowcast_trainer.protocol import EVENT, Event, Order
 from narrowcast_trainer.trackers import tracker_environment
 
@@ -49,6 +50,13 @@ class TrainingChild:
                 env=training_environment(threads, order.ranks)
                 | tracker_environment(order.settings.report_to),
             )
+        except OSError as error:
+            os.close(reader)
+            raise Unavailable(
+                f"the {order.work} process could not be started: this machine has too little memory, or too"
+                " many processes or open files",
+                code=f"{order.work}_not_started",
+            ) from error
         finally:
             os.close(writer)
         self._selector.register(reader, selectors.EVENT_READ, "events")

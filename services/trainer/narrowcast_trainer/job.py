@@ -56,8 +56,8 @@ def train(running: RunningJob, models: Bucket, settings: TrainerSettings) -> dic
                 _supervise(running, order, "check", heartbeat.beat)
             with gpu_to_ourselves(running, settings.trainer, running.should_stop, heartbeat.beat):
                 return _run(running, order, heartbeat.beat)
-        except Cancelled:
-            raise Cancelled(_keep_checkpoint(running, order, heartbeat)) from None
+        except Cancelled as cancelled:
+            raise Cancelled(cancelled.result or _keep_checkpoint(running, order, heartbeat)) from None
 
 
 def _published(

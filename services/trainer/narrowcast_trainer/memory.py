@@ -1,6 +1,15 @@
 """Whether the kernel has been killing for want of memory."""
 
+import errno
 from pathlib import Path
+from typing import Final
+
+_OUT_OF_MEMORY_WORDS: Final = (
+    "can't allocate memory",  # PyTorch on a CPU
+    "out of memory",  # CUDA's driver and NCCL, whose errors have no type of their own
+    "cublas_status_alloc_failed",
+    "std::bad_alloc",
+)
 
 
 def out_of_memory_kills() -> int:
@@ -28,6 +37,10 @@ def _cgroup_events() -> Path:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error means that memory ran out: CUDA has a type for it, PyTorch on a CPU these words."""
-    typed = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
-    return typed or "can't allocate memory" in str(error)
+    """Whether an error means that memory ran out: by its type, as the system says it, or by its words."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    if isinstance(error, OSError) and error.errno == errno.ENOMEM:
+        return True
+    text = str(error).lower()
+    return any(words in text for words in _OUT_OF_MEMORY_WORDS)

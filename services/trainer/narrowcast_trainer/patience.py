@@ -27,16 +27,18 @@ def patiently(
     Raises:
         Unavailable: it is still away.
     """
-    began, pause_s, said = time.monotonic(), _FIRST_PAUSE_S, False
+    first_failure: float | None = None
+    pause_s = _FIRST_PAUSE_S
     while True:
         try:
             return action()
         except Unavailable as error:
-            if time.monotonic() - began + pause_s > patience_s:
+            if first_failure is None:
+                first_failure = time.monotonic()
+            if time.monotonic() - first_failure + pause_s > patience_s:
                 raise
-            if not said:
+            if pause_s == _FIRST_PAUSE_S:
                 say(f"waiting: {error.message}")
-                said = True
         until = time.monotonic() + pause_s
         while time.monotonic() < until:
             beat()

@@ -140,7 +140,7 @@ class Supervision:
     def _send(self) -> None:
         # Redis may be away for less than a lease lasts; the training goes on meanwhile, and
         # what it said is sent afterwards.
-        while self._unsent and not self._running.lost.is_set():
+        while self._unsent and not self._running.is_lost():
             try:
                 self._running.event(**self._unsent[0])
             except redis.RedisError:
@@ -148,7 +148,7 @@ class Supervision:
             self._unsent.popleft()
 
     def _stop_if_due(self, child: TrainingChild) -> None:
-        if self._running.lost.is_set():
+        if self._running.is_lost():
             if self._stopping is not LeaseLost:
                 self._stopping = LeaseLost
                 child.signal(signal.SIGKILL)
@@ -173,6 +173,9 @@ class Supervision:
         if self._stopping is LeaseLost:
             raise LeaseLost(f"job {self._order.job_id} is not run by this worker any more")
         if self._stopping is Cancelled:
+            # Done before it heard of it: what it has published is what was to be kept, or more.
+            if isinstance(self._outcome, Completed) and self._running.job.keep_checkpoint:
+                raise Cancelled(self._outcome.result)
             raise Cancelled
         if isinstance(self._outcome, Completed):
             return self._outcome.result

@@ -85,6 +85,8 @@ def publish_adapter(
         JobFailed: its weights are not finite, or are as untrained as at the start.
         Unavailable: the object store does not answer.
     """
+    if (tokens := record.trained_tokens) is not None:
+        metrics = {**metrics, "trained_tokens": float(tokens)}
     config = json.loads((folder / ADAPTER_CONFIG).read_text())
     check_servable(config, order.settings.max_lora_rank)
     check_weights(folder / ADAPTER_WEIGHTS)

@@ -32,7 +32,7 @@ def reason_of(error: Exception, work_dir: Path) -> Failed:
         retry = isinstance(error, Unavailable)
         return Failed(code=error.code, message=error.message, param=error.param, retry=retry)
     kind = type(error).__name__
-    if is_out_of_memory(error):
+    if any(is_out_of_memory(one) for one in _chain(error)):
         return Failed(code="out_of_memory", message=OUT_OF_MEMORY)
     if any(_disk_full(one, work_dir) for one in _chain(error)):
         # It passes when somebody makes room, and what was trained up to the newest checkpoint is kept.

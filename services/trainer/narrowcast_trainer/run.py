@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from narrowcast import logs
-from narrowcast.adapters import AdapterManifest
+from narrowcast.adapters import ADAPTER_CONFIG, AdapterManifest
 from narrowcast.errors import JobFailed
 from narrowcast.jobs.stopping import die_with
 from narrowcast.storage import Storage
@@ -25,12 +25,12 @@ from narrowcast_trainer.engines.base import Engine, TrainingStopped, TrainingTas
 from narrowcast_trainer.engines.best import best_in
 from narrowcast_trainer.patience import patiently
 from narrowcast_trainer.protocol import Completed, Stopped, TaskName, TrainingOrder
-from narrowcast_trainer.publish import publish_adapter, published_hyperparameters, result_of
+from narrowcast_trainer.publish import publish_adapter, published_result, result_of
 from narrowcast_trainer.ranks import SeveralRanks, rank_count
 from narrowcast_trainer.reasons import reason_of
 from narrowcast_trainer.reporter import Reporter
 from narrowcast_trainer.stop import StopSignal
-from narrowcast_trainer.sweep import Sweep, best_so_far
+from narrowcast_trainer.sweep import Sweep, best_so_far, of_running_trial
 
 _log = logs.get(__name__)
 
@@ -84,7 +84,6 @@ def train(order: TrainingOrder, reporter: Reporter, stop: StopSignal) -> dict[st
     trained = engine.train(task) if task.hyperparameters.n_trials == 1 else Sweep(engine, task).run()
     reporter.note("trying the adapter out before it is published")
     engine.smoke_test(task, trained.adapter)
-    hyperparameters = published_hyperparameters(task.hyperparameters, trained.trials)
 
     def publish() -> AdapterManifest:
         return publish_adapter(
@@ -95,7 +94,7 @@ def train(order: TrainingOrder, reporter: Reporter, stop: StopSignal) -> dict[st
             quantization=trained.quantization,
             fingerprint=base.fingerprint,
             default_instruction=checked.rows.default_instruction,
-            metrics=trained.metrics | {"trained_tokens": tokens * hyperparameters.n_epochs},
+            metrics=trained.metrics,
             hyperparameters=task.hyperparameters,
             trials=trained.trials,
             record=trained.record.model_copy(update={"files": checked.rows.files}),
@@ -109,10 +108,14 @@ def train(order: TrainingOrder, reporter: Reporter, stop: StopSignal) -> dict[st
 def publish_checkpoint(order: TrainingOrder, reporter: Reporter, stop: StopSignal) -> dict[str, Any]:
     """Try out and publish the best adapter in the job's newest whole checkpoint; return the job's result.
 
+    Of a job whose own adapter is published already it is that one.
+
     Raises:
         JobFailed: ``no_checkpoint``, ``smoke_test_failed``, or what :func:`publish_adapter` finds wrong.
     """
     storage = Storage(order.storage)
+    if published := published_result(storage.models, order):
+        return published
     base = check_base(order)
     found = _checkpoints(order, storage).fetch_newest(_scratch(order) / "kept")
     if found is None:
@@ -121,6 +124,8 @@ def publish_checkpoint(order: TrainingOrder, reporter: Reporter, stop: StopSigna
     checked = check_rows(order, storage.data, base.folder)
     sweep = best_so_far(found.folder)
     adapter = sweep.adapter if sweep else best_in(found.folder) or found.folder
+    if not (adapter / ADAPTER_CONFIG).is_file():
+        raise JobFailed("no trial of the job has anything to keep yet", code="no_checkpoint")
     record = sweep.record if sweep else RunRecord.read(found.folder)
     engine.smoke_test(_task(order, storage, base, checked, reporter, stop, None), adapter)
     manifest = publish_adapter(
@@ -134,7 +139,9 @@ def publish_checkpoint(order: TrainingOrder, reporter: Reporter, stop: StopSigna
         if sweep
         else {"steps": float(found.step), "seconds": found.seconds, **best_losses(found.folder)},
         record=record.model_copy(update={"files": checked.rows.files}),
-        hyperparameters=checked.hyperparameters,
+        hyperparameters=checked.hyperparameters
+        if sweep
+        else of_running_trial(checked.hyperparameters, found.folder),
         trials=sweep.trials if sweep else (),
     )
     reporter.note(f"adapter {manifest.id} is published from a checkpoint", adapter=manifest.id)

@@ -28,6 +28,7 @@ _IN_CHECKPOINT: Final = Path("kept", "sweep")
 _STATE: Final = "sweep.json"
 _BEST: Final = "best"
 _DIVERGED: Final = "training_diverged"
+_OUT_OF_MEMORY: Final = "out_of_memory"
 
 
 class SweepState(BaseModel):
@@ -41,6 +42,8 @@ class SweepState(BaseModel):
     best_metrics: dict[str, float] = {}
     best_quantization: QuantizationName = "none"
     best_record: RunRecord = RunRecord()
+    running: dict[str, Any] = {}
+    """The values of the trial that runs; empty between two."""
 
 
 def best_so_far(checkpoint: Path) -> Trained | None:
@@ -49,6 +52,14 @@ def best_so_far(checkpoint: Path) -> Trained | None:
     if not (kept / _BEST).is_dir():
         return None
     return _trained(kept / _BEST, SweepState.model_validate_json((kept / _STATE).read_text()))
+
+
+def of_running_trial(hyper: Hyperparameters, checkpoint: Path) -> Hyperparameters:
+    """Return those of the run whose weights a checkpoint holds: of a sweep, the trial that was running."""
+    state = checkpoint / _IN_CHECKPOINT / _STATE
+    if not state.is_file():
+        return hyper
+    return hyper.of_trial(SweepState.model_validate_json(state.read_text()).running)
 
 
 def _trained(adapter: Path, state: SweepState) -> Trained:
@@ -97,6 +108,7 @@ class Sweep:
             hyperparameters=values,
         )
         run = _Run(number, values, self._hyper, self._state.trials, self._task.reporter)
+        self._state.running = values
         started = time.monotonic()
         earlier = self._resume.seconds if self._resume else 0.0
         while True:
@@ -109,7 +121,7 @@ class Sweep:
                     raise
                 # An exception holds the frames that it passed, and those the model.
                 error.__traceback__ = None
-            if code == "out_of_memory" and run.reporter.rows_at_once > 1:
+            if code == _OUT_OF_MEMORY and run.reporter.rows_at_once > 1:
                 self._resume = None
                 self._most_rows_at_once = run.reporter.rows_at_once // 2
                 run.reporter.note(
@@ -146,6 +158,7 @@ class Sweep:
     def _finish(self, trial: Trial) -> None:
         shutil.rmtree(self._task.scratch / f"trial-{trial.number}", ignore_errors=True)
         self._resume = None
+        self._state.running = {}
         self._state.trials.append(trial)
         self._state.seconds += trial.seconds
         self._state.step = self._saved_step + 1
@@ -196,8 +209,8 @@ class Sweep:
 
     def _all_failed(self) -> JobFailed:
         codes = {trial.error for trial in self._state.trials}
-        if codes == {"out_of_memory"}:
-            return JobFailed(f"all trials failed: {OUT_OF_MEMORY}", code="out_of_memory")
+        if codes == {_OUT_OF_MEMORY}:
+            return JobFailed(f"all trials failed: {OUT_OF_MEMORY}", code=_OUT_OF_MEMORY)
         return JobFailed(
             "all trials diverged; lower learning_rate, or the bounds of sweep.learning_rate"
             if codes == {_DIVERGED}
@@ -277,8 +290,9 @@ class _TrialReporter(Reporter):
 def _failure_of_a_trial(error: Exception) -> str | None:
     """Return the code of what is the fault of one trial's hyper-parameters; None for all else."""
     if isinstance(error, JobFailed):
-        return error.code if error.code == _DIVERGED else None
-    return "out_of_memory" if is_out_of_memory(error) else None
+        # Of another rank memory's end is told by its code.
+        return error.code if error.code in {_DIVERGED, _OUT_OF_MEMORY} else None
+    return _OUT_OF_MEMORY if is_out_of_memory(error) else None
 
 
 def _listed(values: dict[str, Any]) -> str:

@@ -69,7 +69,7 @@ def create_worker(settings: TrainerSettings) -> Celery:
             target=_background, args=(own, settings.trainer), name="background", daemon=True
         ).start()
         heartbeat = Heartbeat(settings.trainer.heartbeat_file)
-        heartbeat.beat()
+        heartbeat.start()
         # In the consumer's own loop, so that a beat proves that the loop turns.
         sender.timer.call_repeatedly(_HEARTBEAT_S, heartbeat.beat_if_idle)  # type: ignore[attr-defined]
         _log.info("worker_ready", queue=GPU_QUEUE)

@@ -29,6 +29,12 @@ _TILE_COLUMNS: Final = 32_768
 
 _NF4_BLOCK: Final = 64
 _LORA_LINEARS: Final = 7
+_PEFT_GRADIENTS: Final = (3, 5)
+"""Of the feed-forward part's width, in 16 bits: what its backward pass holds at least and at most."""
+_PUBLISHED_OVER_COUNTED: Final = 1.39
+"""Unsloth's table of the longest rows that fit (docs, December 2024: Llama-3.1-8B, r=32, one row; 21,848
+tokens in 12 GB, 342,733 in 80 GB) grows by 222 KiB a token, what is counted here by 160. Rows of a
+report's length do not show it: the loss is larger then."""
 
 
 def activations(architecture: Architecture, shape: TrainingShape) -> Range:
@@ -38,7 +44,7 @@ def activations(architecture: Architecture, shape: TrainingShape) -> Range:
     return _peft_cuda(architecture, shape) if shape.device == "cuda" else _peft_cpu(architecture, shape)
 
 
-def saved_per_token(architecture: Architecture, rank: int, *, half: bool) -> int:
+def saved_per_token(architecture: Architecture, rank: int, *, half: bool, int8: bool = False) -> int:
     """Return the bytes a token that autograd keeps of one decoder layer of transformers with PEFT's LoRA.
 
     Counted from the saved tensors; a test counts them again with PyTorch's own hooks. The norms keep
@@ -51,6 +57,8 @@ def saved_per_token(architecture: Architecture, rank: int, *, half: bool) -> int
         half: under autocast. PEFT casts each LoRA's input to float32 and autocast casts it back, so
             that each of the seven keeps a 16-bit copy of its own. Without, q, k and v share one, as do
             gate and up.
+        int8: bitsandbytes' product in 8 bits keeps its own input too (autograd/_functions.py); those of
+            q, k and v are one, as are gate's and up's, and o's is attention's output.
     """
     hidden, inner = architecture.hidden, architecture.intermediate
     norms = 2 * (hidden + 1) * _FLOAT
@@ -63,7 +71,8 @@ def saved_per_token(architecture: Architecture, rank: int, *, half: bool) -> int
         inputs = (5 * hidden + architecture.query_width + inner) * _HALF
     else:
         inputs = (2 * hidden + inner) * _FLOAT
-    return norms + heads + attention + gate + inputs + ranks
+    products = (2 * hidden + inner) * element if int8 else 0
+    return norms + heads + attention + gate + inputs + ranks + products
 
 
 def _dequantized(architecture: Architecture, shape: TrainingShape) -> int:
@@ -81,6 +90,8 @@ def _unsloth(architecture: Architecture, shape: TrainingShape) -> Range:
     unsloth's fused kernels (kernels/fast_lora.py), which keep: both norms' outputs, q, k, v, attention's
     output, the residual between, gate and up; backward adds the gate's gradient (the others are written
     in place), the gradients of the layer's output and input, and one buffer for dequantised weights.
+    An 8-bit base has none of those kernels (unsloth/models/loader.py gives it to FastModel): its layer is
+    PEFT's.
     """
     tokens = shape.tokens
     stream = tokens * architecture.hidden * _HALF
@@ -88,13 +99,20 @@ def _unsloth(architecture: Architecture, shape: TrainingShape) -> Range:
     attention = tokens * (2 * architecture.query_width + 2 * architecture.kv_width) * _HALF
     scales = tokens * (architecture.heads + 2) * _FLOAT
     fixed = 2 * stream + _dequantized(architecture, shape)
-    layer = fixed + 3 * stream + attention + scales + 2 * inner + inner + 2 * stream
+    layer: float
+    most: float
+    if shape.quantization == "int8":
+        saved = tokens * saved_per_token(architecture, shape.rank, half=True, int8=True)
+        layer, most = (fixed + saved + 2 * stream + times * inner for times in _PEFT_GRADIENTS)
+    else:
+        layer = fixed + 3 * stream + attention + scales + 2 * inner + inner + 2 * stream
+        most = _PUBLISHED_OVER_COUNTED * layer
     # Hidden states before and after the last norm, and their gradient.
     loss = fixed + 3 * stream
     logits = _unsloth_piece(architecture, shape) * architecture.vocabulary
     return Range.of(
         max(layer, loss + logits * _COMPILED_BYTES_PER_LOGIT),
-        max(layer, loss + logits * _EAGER_BYTES_PER_LOGIT),
+        max(most, loss + logits * _EAGER_BYTES_PER_LOGIT),
     )
 
 
@@ -122,13 +140,15 @@ def _peft_cuda(architecture: Architecture, shape: TrainingShape) -> Range:
     stream = tokens * architecture.hidden * _HALF
     checkpoints = (architecture.layers + 1) * stream + _dequantized(architecture, shape)
     inner = tokens * architecture.intermediate * _HALF
-    saved = tokens * saved_per_token(architecture, shape.rank, half=True)
+    int8 = shape.quantization == "int8"
+    saved = tokens * saved_per_token(architecture, shape.rank, half=True, int8=int8)
     casts = architecture.lora_parameters(shape.rank) * _HALF
     layer = checkpoints + saved + casts // architecture.layers + 2 * stream
     tile = min(tokens, _TILE_ROWS) * min(architecture.vocabulary, _TILE_COLUMNS) * _HALF
     # Autocast keeps 16-bit copies of LoRA's weights until the forward pass ends.
     loss = checkpoints + 2 * stream + tokens * architecture.hidden * _FLOAT + tile + casts
-    return Range.of(max(layer + 3 * inner, loss), max(layer + 5 * inner, loss))
+    low, high = _PEFT_GRADIENTS
+    return Range.of(max(layer + low * inner, loss), max(layer + high * inner, loss))
 
 
 def _peft_cpu(architecture: Architecture, shape: TrainingShape) -> Range:

@@ -8,7 +8,7 @@ during a job only the training's own signs of life do.
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -20,9 +20,15 @@ class Heartbeat:
         self._busy = path.with_name(path.name + ".busy")
 
     def beat(self) -> None:
-        """Say that work moves."""
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._path.touch()
+        """Say that work moves. On a full disk nobody hears it: no reason to lose a job."""
+        with suppress(OSError):
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._path.touch()
+
+    def start(self) -> None:
+        """Say that the worker is there, and that no job runs: the marker of a killed one may be left."""
+        self._free()
+        self.beat()
 
     def beat_if_idle(self) -> None:
         """Say that the worker's main loop runs, unless a job's own progress is what counts now."""
@@ -33,22 +39,27 @@ class Heartbeat:
     def busy(self) -> Iterator[None]:
         """Mark that a job runs in this process."""
         self.beat()
-        self._busy.write_text(str(os.getpid()))
+        with suppress(OSError):
+            self._busy.write_text(str(os.getpid()))
         try:
             yield
         finally:
-            self._busy.unlink(missing_ok=True)
+            self._free()
 
     def is_fresh(self, max_age_s: float) -> bool:
         """Whether the last beat was less than ``max_age_s`` seconds ago."""
         try:
             return time.time() - self._path.stat().st_mtime < max_age_s
-        except FileNotFoundError:
+        except OSError:
             return False
+
+    def _free(self) -> None:
+        with suppress(OSError):
+            self._busy.unlink()
 
     def _is_busy(self) -> bool:
         try:
             os.kill(int(self._busy.read_text()), 0)
-        except (FileNotFoundError, ProcessLookupError, ValueError):
+        except (FileNotFoundError, NotADirectoryError, ProcessLookupError, ValueError):
             return False
         return True

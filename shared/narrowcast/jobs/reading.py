@@ -4,13 +4,15 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 import redis
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
+from narrowcast import logs
 from narrowcast.errors import NotFound
 from narrowcast.jobs.records import Job, JobEvent, JobKind
 from narrowcast.jobs.writing import ACTIVE_KEY, event_of, events_key, record_key
 from narrowcast.storage import Bucket
 
+_log = logs.get(__name__)
 TENANTS_KEY: Final = "nc:jobs:tenants"
 """A hash: whose each job is, also after Redis has forgotten its record."""
 
@@ -81,6 +83,8 @@ class JobReader:
                 yield self.get(job_id)
             except NotFound:
                 self._redis.srem(ACTIVE_KEY, job_id)
+            except ValidationError:  # see writing.active
+                _log.warning("job_record_not_understood", job_id=job_id)
 
     def _archived(self, tenant: str, job_id: str) -> JobArchive:
         return JobArchive.model_validate_json(self._archive.get(archive_key(tenant, job_id)))

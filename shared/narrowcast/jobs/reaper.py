@@ -12,7 +12,6 @@ from kombu.exceptions import KombuError
 from prometheus_client import Counter
 
 from narrowcast import logs
-from narrowcast.errors import NarrowcastError
 from narrowcast.jobs.line import message_lost
 from narrowcast.jobs.queue import IN_LINE, QUEUES
 from narrowcast.jobs.records import Job
@@ -20,6 +19,7 @@ from narrowcast.jobs.store import JobStore
 from narrowcast.settings import JobSettings
 
 _log = logs.get(__name__)
+_NOT_THE_JOBS_FAULT = (redis.RedisError, KombuError, OSError)
 _SWEEPS = Counter("narrowcast_reaper_sweeps", "Sweeps of this process's reaper.", ["outcome"])
 
 
@@ -46,8 +46,8 @@ class Reaper:
             try:
                 self.sweep()
                 _SWEEPS.labels("ok").inc()
-            except (redis.RedisError, KombuError, NarrowcastError, OSError):
-                # A store is away; the next sweep finds everything as it was.
+            except Exception:  # noqa: BLE001 - without reapers lost jobs stay lost
+                # A store is away, most likely; the next sweep finds everything as it was.
                 _SWEEPS.labels("failed").inc()
                 _log.warning("sweep_failed", exc_info=True)
 
@@ -55,7 +55,12 @@ class Reaper:
         """Look at every live job once, then archive the ended ones."""
         now = time.time()
         for job in self._store.active():
-            self._look_at(job, now)
+            try:
+                self._look_at(job, now)
+            except _NOT_THE_JOBS_FAULT:
+                raise
+            except Exception:  # noqa: BLE001 - of one job, whatever it is; the others are looked at
+                _log.error("job_not_looked_at", job_id=job.id, exc_info=True)
         for kind in {QUEUES[kind]: kind for kind in IN_LINE}.values():
             self._store.balance_hints(kind)
         self._store.archive_ended()

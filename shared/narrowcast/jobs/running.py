@@ -20,6 +20,7 @@ from narrowcast.settings import JobSettings
 _log = logs.get(__name__)
 _RENEWALS_PER_LEASE = 4
 _PROGRESS_EVERY_S = 1.0
+_FINISH_AGAIN_S = 0.5
 
 
 class Cancelled(Exception):
@@ -58,6 +59,13 @@ class RunningJob:
         """Whether the job has to stop for now: its worker stops, it was paused, its hours are over."""
         return self._worker_stops() or self.job.must_yield(time.time())
 
+    def is_lost(self) -> bool:
+        """Whether the lease is gone, by the clock too: while Redis is away nobody else says so."""
+        lease = self.job.lease
+        if lease is not None and lease.expires_at < time.time():
+            self.lost.set()
+        return self.lost.is_set()
+
     def check(self, *, although_cancelled: bool = False) -> None:
         """Raise if the job must stop.
 
@@ -69,7 +77,7 @@ class RunningJob:
             Cancelled: the user wants it to stop.
             Interrupted: it has to stop for now.
         """
-        if self.lost.is_set():
+        if self.is_lost():
             raise LeaseLost(f"job {self.job.id} is not run by this worker any more")
         if self.cancelled.is_set() and not although_cancelled:
             raise Cancelled
@@ -108,9 +116,7 @@ class RunningJob:
         except redis.RedisError:
             # Redis may be back before the lease runs out. If not, the job is not ours any more
             # and whoever runs it must find nobody else writing.
-            lease = self.job.lease
-            if lease is not None and lease.expires_at < time.time():
-                self.lost.set()
+            self.is_lost()
             return
         if self.job.cancel_requested:
             self.cancelled.set()
@@ -200,7 +206,7 @@ def _run(store: JobStore, settings: JobSettings, running: RunningJob, owner: str
     except LeaseLost:
         raise
     except Cancelled as cancelled:
-        store.finish(job_id, owner, JobStatus.CANCELLED, result=cancelled.result)
+        _finish(store, running, owner, JobStatus.CANCELLED, result=cancelled.result)
         _log.info("job_cancelled")
     except (Unavailable, Interrupted, redis.ConnectionError, redis.TimeoutError) as error:
         used_up = running.job.attempts_used_up(settings.max_attempts)
@@ -212,7 +218,7 @@ def _run(store: JobStore, settings: JobSettings, running: RunningJob, owner: str
     except Exception as error:  # noqa: BLE001 - a job must never hang in running
         _fail(store, running, owner, error)
     else:
-        store.finish(job_id, owner, JobStatus.SUCCEEDED, result=result)
+        _finish(store, running, owner, JobStatus.SUCCEEDED, result=result)
         _log.info("job_succeeded")
 
 
@@ -220,11 +226,23 @@ def _fail(store: JobStore, running: RunningJob, owner: str, error: Exception) ->
     _log.error("job_failed", exc_info=error)
     if running.cancelled.is_set():
         # Its user wanted it to end, and so it has, whatever went wrong on the way.
-        store.finish(running.job.id, owner, JobStatus.CANCELLED)
+        _finish(store, running, owner, JobStatus.CANCELLED)
         return
     if isinstance(error, NarrowcastError):
         reason = JobError(code=error.code, message=error.message, param=error.param)
     else:
         message = f"an internal error ({type(error).__name__}); the log has the details under this job id"
         reason = JobError(code="internal_error", message=message)
-    store.finish(running.job.id, owner, JobStatus.FAILED, error=reason)
+    _finish(store, running, owner, JobStatus.FAILED, error=reason)
+
+
+def _finish(store: JobStore, running: RunningJob, owner: str, status: JobStatus, **outcome: Any) -> None:
+    while True:
+        try:
+            store.finish(running.job.id, owner, status, **outcome)
+            return
+        except (redis.ConnectionError, redis.TimeoutError):
+            # As long as the lease lasts nobody else touches the job, and what was done is not undone.
+            if running.is_lost():
+                raise LeaseLost(f"job {running.job.id} could not be ended before its lease was") from None
+            time.sleep(_FINISH_AGAIN_S)

@@ -16,6 +16,8 @@ MOST_ATTEMPTS: Final = 10
 SHORTEST_WINDOW: Final = timedelta(minutes=30)
 """Loading a base model takes minutes of every window, and a checkpoint is written at its end."""
 _DAY: Final = timedelta(days=1)
+_CALENDAR_ENDS: Final = 253_000_000_000
+"""Unix time, in the year 9987: days after it, which windows are looked for in, may not exist for datetime."""
 
 
 class RunWindow(BaseModel):
@@ -79,7 +81,7 @@ class Schedule(BaseModel):
 
     priority: int = Field(0, ge=-HIGHEST_PRIORITY, le=HIGHEST_PRIORITY)
     """Higher goes first. Nothing that runs is stopped for it."""
-    not_before: float | None = Field(None, ge=0)
+    not_before: float | None = Field(None, ge=0, lt=_CALENDAR_ENDS)
     """Unix time, seconds."""
     window: RunWindow | None = None
     """Outside it a running job is interrupted; it goes on when the window opens again."""

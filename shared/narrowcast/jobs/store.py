@@ -217,7 +217,10 @@ class JobStore(JobReader):
             if job.cancel_requested and (used_up or not job.keep_checkpoint):
                 return job.finished(JobStatus.CANCELLED, now)
             if used_up and not job.pause_requested:
-                message = f"the worker was lost in each of {job.attempt} attempts"
+                message = (
+                    f"the worker was lost in each of {job.attempt} attempts: see whether its machine or"
+                    " container was ended, for want of memory perhaps, then submit the job again"
+                )
                 return job.finished(
                     JobStatus.FAILED, now, error=JobError(code="worker_lost", message=message)
                 )

@@ -2,10 +2,14 @@
 
 from typing import Any, Final
 
+from pydantic import ValidationError
+
+from narrowcast import logs
 from narrowcast.jobs import counters
 from narrowcast.jobs.counters import Requeue
 from narrowcast.jobs.records import Job, JobEvent, JobStatus
 
+_log = logs.get(__name__)
 ACTIVE_KEY: Final = "nc:jobs:active"
 """A set of the ids of all jobs that have not ended."""
 TO_ARCHIVE_KEY: Final = "nc:jobs:to-archive"
@@ -36,9 +40,19 @@ def turns_key(queue: str) -> str:
 def active(redis: Any) -> list[Job]:
     """Return every job that has not ended; ``redis`` is a client, or a pipeline that watches."""
     job_ids = list(redis.smembers(ACTIVE_KEY))
-    raws = redis.mget([record_key(job_id) for job_id in job_ids]) if job_ids else []
     # None: the job was forgotten between the two questions.
-    return [Job.model_validate_json(raw) for raw in raws if raw is not None]
+    raws = redis.mget([record_key(job_id) for job_id in job_ids]) if job_ids else []
+    readable = []
+    for job_id, raw in zip(job_ids, raws, strict=True):
+        if raw is None:
+            continue
+        try:
+            readable.append(Job.model_validate_json(raw))
+        except ValidationError:
+            # Written by a newer version, during an upgrade: it goes on with it. No reason to leave
+            # all other jobs alone.
+            _log.warning("job_record_not_understood", job_id=job_id)
+    return readable
 
 
 def add_event(redis: Any, job_id: str, event: JobEvent) -> None:

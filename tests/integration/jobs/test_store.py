@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+import redis
 
 from narrowcast import ids
 from narrowcast.connections import Connections
@@ -14,6 +15,7 @@ from narrowcast.jobs.queue import QUEUES
 from narrowcast.jobs.reaper import Reaper
 from narrowcast.jobs.records import Job, JobKind, JobStatus, LeaseLost
 from narrowcast.jobs.running import Interrupted, RunningJob, run_job
+from narrowcast.jobs.writing import record_key
 from narrowcast.settings import JobSettings, Settings
 
 
@@ -259,6 +261,53 @@ def test_cancellation_reaches_a_running_handler(
         raise AssertionError("never told to stop")
 
     assert run(connections, settings.jobs, tenant, stubborn).status is JobStatus.CANCELLED
+
+
+def test_a_result_waits_for_redis_as_long_as_the_lease_lasts(
+    connections: Connections, settings: Settings, tenant: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finish, tries = connections.jobs.finish, 0
+
+    def away_twice(*given: Any, **named: Any) -> Job:
+        nonlocal tries
+        tries += 1
+        if tries <= 2:
+            raise redis.ConnectionError
+        return finish(*given, **named)
+
+    monkeypatch.setattr(connections.jobs, "finish", away_twice)
+    job = run(connections, settings.jobs, tenant, lambda running: {"rows": 3})
+    assert (job.status, job.result) == (JobStatus.SUCCEEDED, {"rows": 3})
+
+
+def test_a_lease_is_over_when_its_time_is_though_redis_says_nothing(
+    connections: Connections, tenant: str
+) -> None:
+    job = new_job(tenant)
+    connections.jobs.submit(job)
+    running = RunningJob(connections.jobs, connections.jobs.claim(job.id, "worker"), "worker")
+    running.check()
+    assert running.job.lease is not None
+    running.job.lease.expires_at = time.time() - 1
+    assert not running.lost.is_set()
+    with pytest.raises(LeaseLost):
+        running.check()
+    assert running.lost.is_set()
+
+
+def test_a_record_of_a_newer_version_stands_in_nobodys_way(
+    connections: Connections, settings: Settings, tenant: str
+) -> None:
+    foreign, job = new_job(tenant), new_job(tenant)
+    for one in (foreign, job):
+        connections.jobs.submit(one)
+    record = foreign.model_dump_json().replace('"status":"queued"', '"status":"archiving"')
+    connections.redis.set(record_key(foreign.id), record)
+    Reaper(connections.jobs, settings.jobs).sweep()
+    taken = connections.jobs.claim_next(JobKind.TRAINING, "worker")
+    assert taken is not None
+    assert taken.id == job.id
+    assert connections.redis.get(record_key(foreign.id)) == record
 
 
 def test_a_handler_that_lost_its_lease_writes_nothing(

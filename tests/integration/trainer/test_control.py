@@ -1,5 +1,6 @@
 """Pausing, resuming, hours and cancelling with a checkpoint, through real workers and real trainings."""
 
+import os
 import time
 from collections.abc import Callable
 from typing import Any
@@ -12,8 +13,16 @@ from narrowcast.cards import CARD, CARD_TEXT, LOSS_PNG, LOSS_SVG, STEP_METRICS, 
 from narrowcast.checkpoints import complete_checkpoints
 from narrowcast.jobs.queue import GPU_QUEUE
 from narrowcast.jobs.records import Job, JobStatus
+from narrowcast.jobs.running import Cancelled, run_job
 from narrowcast.jobs.schedule import RunWindow, Schedule
-from narrowcast_trainer.job import sweep_checkpoints
+from narrowcast.training import TrainingSpec
+from narrowcast_trainer.job import sweep_checkpoints, train
+from narrowcast_trainer.process import Supervision
+from narrowcast_trainer.protocol import Completed, TrainingOrder
+from narrowcast_trainer.reporter import Reporter
+from narrowcast_trainer.run import publish_checkpoint
+from narrowcast_trainer.settings import TrainerSettings
+from narrowcast_trainer.stop import StopSignal
 
 from .conftest import Desk, Worker, alive, rows
 
@@ -150,6 +159,44 @@ def test_cancelling_keeps_the_last_checkpoint_if_asked_to(
     assert manifest.metrics["best_step"] == validated[min(validated)]
     assert card.published_step == manifest.metrics["best_step"]
     assert desk.checkpoints(job.id) == []
+
+
+def test_cancelled_when_it_is_done_it_keeps_what_it_has_published(
+    desk: Desk, trainer_settings: TrainerSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not an older checkpoint in its place, under the same name."""
+    job = desk.submit(desk.dataset(rows(16)), hyper={"n_epochs": 3})
+    take = Supervision._take
+
+    def cancelled_at_the_last_moment(self: Supervision, event: Any) -> None:
+        take(self, event)
+        if isinstance(event, Completed):
+            desk.connections.jobs.request_cancel(job.id, keep_checkpoint=True)
+            self._running.renew()
+            self._stopping = Cancelled
+
+    monkeypatch.setattr(Supervision, "_take", cancelled_at_the_last_moment)
+    models = desk.connections.storage.models
+    run_job(
+        desk.connections.jobs, trainer_settings.jobs, job.id, lambda one: train(one, models, trainer_settings)
+    )
+    ended = desk.job(job.id)
+    assert ended.status is JobStatus.CANCELLED
+    assert ended.result["adapter_id"] == job.spec["adapter_id"]
+    assert _published(desk, ended).metrics["steps"] == 24
+    assert "no checkpoint was kept" not in " ".join(desk.events(job.id))
+    desk.check_adapter(ended)
+
+    # Nor by a worker that comes after one that died before it could say so.
+    order = TrainingOrder(
+        job_id=job.id,
+        tenant=desk.tenant,
+        spec=TrainingSpec.model_validate(job.spec),
+        settings=trainer_settings.trainer,
+        storage=trainer_settings.storage,
+    )
+    kept = publish_checkpoint(order, Reporter(os.open(os.devnull, os.O_WRONLY)), StopSignal())
+    assert kept["metrics"]["steps"] == 24
 
 
 def test_a_checkpoint_that_changes_nothing_is_not_kept(desk: Desk, start_worker: Start) -> None:

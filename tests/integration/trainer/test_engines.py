@@ -2,6 +2,7 @@
 
 import random
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,17 @@ def test_a_validation_does_not_change_the_gradients_of_nf4(models_dir: Path) -> 
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         model(input_ids=rows)
     assert torch.equal(gradient(), before)
+
+
+def test_a_training_of_one_step_trains(models_dir: Path, tmp_path: Path) -> None:
+    """It is not all warm-up, in which the first step's rate is 0."""
+    from narrowcast_trainer.engines.peft import PeftEngine
+
+    task = _task(models_dir / TOY, tmp_path / "run", tmp_path / "events")
+    task = replace(task, hyperparameters=_hyper(batch_size=16, n_epochs=1))
+    trained = PeftEngine().train(task)
+    assert trained.metrics["steps"] == 1
+    PeftEngine().smoke_test(task, trained.adapter)
 
 
 def test_rows_of_a_batch_do_not_see_one_another(models_dir: Path, tmp_path: Path) -> None:

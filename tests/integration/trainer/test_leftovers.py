@@ -1,5 +1,6 @@
 """What earlier attempts left in S3: used if whole, passed over if not, swept when nobody needs it."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -7,9 +8,17 @@ import pytest
 
 from narrowcast.adapters import AdapterManifest, BaseModelRef, PromptRef, adapter_prefix, checkpoint_prefix
 from narrowcast.artifacts import MANIFEST, publish
+from narrowcast.errors import JobFailed
 from narrowcast.jobs.records import JobStatus
+from narrowcast.training import TrainingSpec
 from narrowcast_trainer.checkpoints import Checkpoints
 from narrowcast_trainer.job import sweep_checkpoints
+from narrowcast_trainer.protocol import TrainingOrder
+from narrowcast_trainer.reporter import Reporter
+from narrowcast_trainer.run import publish_checkpoint
+from narrowcast_trainer.settings import TrainerSettings
+from narrowcast_trainer.stop import StopSignal
+from narrowcast_trainer.sweep import SweepState
 
 from .conftest import TOY, Desk, Worker, rows
 
@@ -41,8 +50,50 @@ def test_the_newest_whole_checkpoint_is_taken(desk: Desk, checkpoints: Checkpoin
     assert (found.step, found.seconds) == (10, 10.0)
     assert (found.folder / "sub" / "state.json").read_text() == "10"
 
-    models.delete(checkpoint_prefix(desk.tenant, "ftjob-1", 10) + MANIFEST)
-    assert checkpoints.fetch_newest(tmp_path / "again") is None
+    # What is damaged is gone, or it would be taken for newer than what is saved from now on.
+    assert {key.split("/")[3] for key in desk.checkpoints("ftjob-1")} == {"step-00000010"}
+    _save(checkpoints, tmp_path / "anew", 15)
+    again = checkpoints.fetch_newest(tmp_path / "again")
+    assert again is not None
+    assert again.step == 15
+
+    for step in (10, 15):
+        models.delete(checkpoint_prefix(desk.tenant, "ftjob-1", step) + MANIFEST)
+    assert checkpoints.fetch_newest(tmp_path / "none") is None
+
+
+def test_halves_of_checkpoints_go_with_the_next_whole_one(
+    desk: Desk, checkpoints: Checkpoints, tmp_path: Path
+) -> None:
+    """A store that is nearly full would be filled by them."""
+    _save(checkpoints, tmp_path, 5)
+    for step in (3, 7, 8):
+        desk.connections.storage.models.put(
+            checkpoint_prefix(desk.tenant, "ftjob-1", step) + "optimizer.pt", b"half"
+        )
+    _save(checkpoints, tmp_path, 10)
+    kept = {key.split("/")[3] for key in desk.checkpoints("ftjob-1")}
+    assert kept == {"step-00000005", "step-00000010"}
+
+
+def test_of_a_sweep_without_any_weights_nothing_is_kept(
+    desk: Desk, trainer_settings: TrainerSettings, tmp_path: Path
+) -> None:
+    job = desk.submit(desk.dataset(rows(4), rows(2, 50)), hyper={"n_trials": 2})
+    order = TrainingOrder(
+        job_id=job.id,
+        tenant=desk.tenant,
+        spec=TrainingSpec.model_validate(job.spec),
+        settings=trainer_settings.trainer,
+        storage=trainer_settings.storage,
+    )
+    own = Checkpoints(desk.connections.storage.models, desk.tenant, job.id, keep=2)
+    (tmp_path / "between" / "kept" / "sweep").mkdir(parents=True)
+    (tmp_path / "between" / "kept" / "sweep" / "sweep.json").write_text(SweepState().model_dump_json())
+    own.save(tmp_path / "between", 1, seconds=1.0)
+    with pytest.raises(JobFailed) as refused:
+        publish_checkpoint(order, Reporter(os.open(os.devnull, os.O_WRONLY)), StopSignal())
+    assert refused.value.code == "no_checkpoint"
 
 
 def test_checkpoints_of_ended_and_unknown_jobs_are_swept(desk: Desk) -> None:

@@ -96,6 +96,7 @@ def test_stopped_and_resumed_is_bit_for_bit_the_same(models_dir: Path, tmp_path:
     rest = _task(base, tmp_path / "rest", tmp_path / "rest.events", resume=saved[0])
     resumed = PeftEngine().train(rest)
     assert resumed.metrics["seconds"] > saved[0].seconds
+    assert not saved[0].folder.exists(), "the disk is to hold one checkpoint, not two"
     expected, got = _adapter(whole.adapter), _adapter(resumed.adapter)
     assert expected.keys() == got.keys()
     assert all(torch.equal(expected[name], got[name]) for name in expected)

@@ -20,7 +20,7 @@ from narrowcast_trainer.checkpoints import Resumable
 from narrowcast_trainer.engines.base import Trained, TrainingStopped, TrainingTask
 from narrowcast_trainer.protocol import EVENT, Measured, Note
 from narrowcast_trainer.settings import TrainingSettings
-from narrowcast_trainer.sweep import Sweep, best_so_far
+from narrowcast_trainer.sweep import Sweep, SweepState, best_so_far, of_running_trial
 
 from .conftest import TOY, Desk, Worker, rows
 from .test_resume import HYPER, StopAtStep, _adapter, _task
@@ -106,12 +106,30 @@ def test_taken_up_from_a_checkpoint_it_ends_the_same(
         "before the sixth": between[4],
         "after the last": between[5],
     }[where]
-    resumed = _run(models_dir / TOY, tmp_path, resume=checkpoint)
+    # What is resumed from is removed on the way; others read it, too.
+    folder = shutil.copytree(checkpoint.folder, tmp_path / "resume")
+    resumed = _run(models_dir / TOY, tmp_path, resume=checkpoint.model_copy(update={"folder": folder}))
     assert _without_time(resumed.trials) == _without_time(expected.trials)
     assert resumed.metrics["best_trial"] == expected.metrics["best_trial"]
     want, got = _adapter(expected.adapter), _adapter(resumed.adapter)
     assert want.keys() == got.keys()
     assert all(bool((want[name] == got[name]).all()) for name in want)
+
+
+def test_a_checkpoint_says_of_which_trial_it_is(whole: tuple[Trained, Path, list[Resumable]]) -> None:
+    """Kept as an adapter before any trial has ended, it is described by that trial's values."""
+    trained, _, saved = whole
+    seen = set()
+    for checkpoint in saved:
+        if not (checkpoint.folder / "trainer_state.json").is_file():
+            continue  # between two trials
+        state = SweepState.model_validate_json(
+            (checkpoint.folder / "kept" / "sweep" / "sweep.json").read_text()
+        )
+        trial = trained.trials[len(state.trials)]
+        assert of_running_trial(SWEPT, checkpoint.folder) == SWEPT.of_trial(trial.hyperparameters)
+        seen.add(trial.number)
+    assert {1, 2} <= seen
 
 
 def test_asked_to_stop_it_leaves_a_checkpoint_with_the_best_so_far(models_dir: Path, tmp_path: Path) -> None:
@@ -132,8 +150,9 @@ def test_asked_to_stop_it_leaves_a_checkpoint_with_the_best_so_far(models_dir: P
     assert kept.metrics["best_trial"] == 1
 
 
+@pytest.mark.parametrize("error", [MemoryError(), JobFailed("of another rank", code="out_of_memory")])
 def test_trials_that_diverge_or_need_too_much_memory_fail_alone(
-    models_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    models_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     from narrowcast_trainer.engines.peft import PeftEngine
 
@@ -147,7 +166,7 @@ def test_trials_that_diverge_or_need_too_much_memory_fail_alone(
             raise JobFailed("it diverged", code="training_diverged")
         trained = train(self, task)
         if task.scratch.name == "trial-2":
-            raise MemoryError
+            raise error
         return trained
 
     monkeypatch.setattr(PeftEngine, "train", fault)

@@ -70,6 +70,26 @@ def test_more_of_anything_takes_more(llama: Architecture, engine: Any, field: st
     assert estimate_memory(llama, more).total.expected > estimate_memory(llama, shape).total.expected
 
 
+def test_an_8_bit_base_has_no_fused_kernels(llama: Architecture) -> None:
+    """So its layer takes what PEFT's does, but for the layers' inputs, which unsloth keeps in the host."""
+    shape = dataclasses.replace(PAPER, micro_batch=4, quantization="int8")
+    nf4 = memory_terms(llama, dataclasses.replace(shape, quantization="nf4"))["activations"]
+    unsloth = memory_terms(llama, shape)["activations"]
+    peft = memory_terms(llama, dataclasses.replace(shape, engine="peft"))["activations"]
+    assert unsloth.low > 2 * nf4.low
+    inputs = (llama.layers + 1) * shape.tokens * llama.hidden * 2
+    casts = llama.lora_parameters(shape.rank) // llama.layers * 2
+    buffers = 2 * shape.tokens * llama.hidden * 2
+    assert peft.low - unsloth.low == pytest.approx(inputs + casts - buffers, rel=1e-3)
+
+
+@pytest.mark.parametrize(("gib", "tokens"), [(12, 21_848), (24, 78_475), (80, 342_733)])
+def test_the_longest_published_rows_are_within_the_range(llama: Architecture, gib: int, tokens: int) -> None:
+    """Unsloth's own table (docs, December 2024), one row, r=32; cards of nominal size."""
+    found = estimate_memory(llama, TrainingShape(rank=32, length=tokens, micro_batch=1)).required
+    assert found.low < gib * GIB < found.high * 1.03
+
+
 def test_engines_and_quantisations_are_in_their_order(llama: Architecture) -> None:
     def total(**changes: Any) -> float:
         return estimate_memory(llama, dataclasses.replace(PAPER, **changes)).total.expected

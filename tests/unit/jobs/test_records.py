@@ -73,7 +73,7 @@ def test_pausing_twice_and_resuming_what_is_not_paused() -> None:
 def test_keeping_a_checkpoint_takes_a_worker_if_there_may_be_one() -> None:
     begun = running().released(12.0)
     assert job().cancellation_requested(1.0, keep_checkpoint=True).status is JobStatus.CANCELLED
-    for waiting in (begun, begun.pausing(), begun.model_copy(update={"schedule": Schedule(not_before=1e12)})):
+    for waiting in (begun, begun.pausing(), begun.model_copy(update={"schedule": Schedule(not_before=1e11)})):
         asked = waiting.cancellation_requested(13.0, keep_checkpoint=True)
         assert (asked.status, asked.keep_checkpoint) == (JobStatus.QUEUED, True)
         assert asked.waits(14.0), "at any hour"

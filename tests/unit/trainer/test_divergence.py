@@ -60,6 +60,37 @@ def test_a_lasting_rise_stops_within_a_window() -> None:
     assert _feed(_watch(), falling + risen) in range(62, 72)
 
 
+@pytest.mark.parametrize(
+    "losses",
+    [
+        [3.0, 30.0, 76.0, 15.0, 22.0, 41.0, 18.0, 33.0, 60.0, 25.0, 30.0, 28.0],
+        [3.0, 15.0, 19.0, 13.0],  # ended before a window was full
+    ],
+)
+def test_what_diverges_from_its_first_steps_on_does_not_pass_for_noise(losses: list[float]) -> None:
+    watch = _watch()
+    watch.vocabulary = 49_152
+    stopped = _feed(watch, losses)
+    if stopped is None:
+        with pytest.raises(JobFailed, match=r"rose from 3\.00 to 14\.00, above guessing") as failed:
+            watch.conclude(len(losses))
+        assert failed.value.code == "training_diverged"
+    else:
+        assert stopped == 10
+
+
+def test_a_rise_in_the_first_steps_is_judged_against_the_base() -> None:
+    assert _feed(_watch(), [2.0, *[4.0 + 0.1 * (step % 2) for step in range(12)]]) == 10
+
+
+def test_a_base_of_random_weights_may_stay_at_a_guess() -> None:
+    watch = _watch()
+    watch.vocabulary = 49_152
+    noise = random.Random(1)
+    assert _feed(watch, [math.log(49_152) + noise.gauss(0.2, 0.1) for _ in range(30)]) is None
+    watch.conclude(30)
+
+
 def test_a_rise_after_a_resumption_is_judged_against_what_was_before() -> None:
     whole, resumed = _watch(), _watch()
     before, after = [1.0] * 15, [1.0, 1.0, *[3.0] * 12]

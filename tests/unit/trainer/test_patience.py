@@ -59,6 +59,19 @@ def test_patience_ends(clock: Clock) -> None:
     assert [round(at) for at in asked] == [0, 1, 3, 7]
 
 
+def test_patience_begins_with_the_first_failure(clock: Clock) -> None:
+    """An upload of minutes that breaks off has not used it up."""
+    asked: list[float] = []
+
+    def slow() -> str:
+        asked.append(clock.now)
+        clock.sleep(20)
+        return _away(30, clock, [])()
+
+    assert patiently(slow, 10, say=lambda _: None, beat=lambda: None) == "back"
+    assert [round(at) for at in asked] == [0, 21]
+
+
 def test_other_errors_and_who_must_stop_do_not_wait(clock: Clock) -> None:
     def refused() -> str:
         raise JobFailed("no")

@@ -13,9 +13,11 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from narrowcast.adapters import check_servable
 from narrowcast.training import LINEAR_KINDS, Hyperparameters
 from narrowcast_trainer.batches import LengthGrouped, micro_batch
+from narrowcast_trainer.data import Example
 from narrowcast_trainer.engines.loop import common_arguments
 from narrowcast_trainer.engines.models import lora_config
 from narrowcast_trainer.engines.precision import Precision
+from narrowcast_trainer.settings import TrainingSettings
 
 ROWS = 936
 TRAINABLE = 167_772_160
@@ -74,12 +76,8 @@ def test_the_trainer_is_told_the_recipe(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
 
-    class Task:
-        hyperparameters = Hyperparameters(scheduler="cosine", learning_rate_multiplier=0.5)
-        scratch = tmp_path
-        validation = ()
-
-    arguments = common_arguments(Task, Precision(torch.float16, torch.float16), 2)  # type: ignore[arg-type]
+    hyper = Hyperparameters(scheduler="cosine", learning_rate_multiplier=0.5)
+    arguments = _arguments(tmp_path, hyper, train=[100] * ROWS)
     assert arguments["optim"] == optimizer
     assert arguments["gradient_accumulation_steps"] == 4
     assert arguments["learning_rate"] == 1e-4
@@ -87,3 +85,45 @@ def test_the_trainer_is_told_the_recipe(
     assert (arguments["fp16"], arguments["bf16"]) == (True, False)
     assert arguments["logging_nan_inf_filter"] is False
     assert arguments["eval_strategy"] == "no"
+    assert arguments["warmup_steps"] == math.ceil(0.03 * STEPS)
+
+
+@pytest.mark.parametrize(
+    ("rows", "epochs", "ratio", "warmup"),
+    [(5, 1, 0.03, 0), (9, 1, 0.03, 1), (16, 3, 0.99, 5), (16, 3, 0.0, 0)],
+)
+def test_the_rate_has_risen_before_the_last_step(
+    tmp_path: Path, rows: int, epochs: int, ratio: float, warmup: int
+) -> None:
+    hyper = Hyperparameters(n_epochs=epochs, warmup_ratio=ratio)
+    assert _arguments(tmp_path, hyper, train=[100] * rows)["warmup_steps"] == warmup
+
+
+@pytest.mark.parametrize(("longest", "at_once"), [(100, 4), (256, 4), (257, 2), (600, 1), (5000, 1)])
+def test_long_validation_rows_go_through_in_smaller_batches(
+    tmp_path: Path, longest: int, at_once: int
+) -> None:
+    arguments = _arguments(tmp_path, Hyperparameters(), train=[256] * 8, validation=[50, longest], at_once=4)
+    assert arguments["per_device_train_batch_size"] == 4
+    assert arguments["per_device_eval_batch_size"] == at_once
+
+
+def _arguments(
+    scratch: Path,
+    hyper: Hyperparameters,
+    train: list[int],
+    validation: list[int] | None = None,
+    at_once: int = 2,
+) -> dict[str, Any]:
+    """Return what the Trainer is told for rows of so many tokens, 1,024 of which may go at once."""
+
+    class Task:
+        hyperparameters = hyper
+        settings = TrainingSettings(micro_batch_tokens=1024)
+
+    task: Any = Task()
+    task.scratch = scratch
+    task.train, task.validation = (
+        [Example([0] * tokens, [0] * tokens) for tokens in lengths] for lengths in (train, validation or [])
+    )
+    return common_arguments(task, Precision(torch.float16, torch.float16), at_once)

@@ -112,6 +112,7 @@ def test_the_default_space_lies_around_the_jobs_own_values() -> None:
         {"n_trials": 2, "sweep": {"learning_rate": [1e-3, 1e-4]}},
         {"n_trials": 2, "sweep": {"learning_rate": [0, 1e-4]}},
         {"n_trials": 2, "sweep": {"alpha": [8]}},
+        {"n_trials": 2, "rank": 8, "alpha": 1024, "sweep": {"rank": [8, 64]}},
     ],
 )
 def test_what_cannot_be_swept_is_refused(wrong: dict[str, Any]) -> None:

@@ -73,6 +73,11 @@ def test_a_base_model_is_looked_for_in_its_folder_only(tmp_path: Path) -> None:
     [
         (MemoryError(), "out_of_memory", False),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), "out_of_memory", False),
+        (RuntimeError("CUDA error: out of memory\nCompile with …"), "out_of_memory", False),
+        (RuntimeError("cuBLAS error: CUBLAS_STATUS_ALLOC_FAILED when calling"), "out_of_memory", False),
+        (RuntimeError("NCCL error: Failed to CUDA calloc: out of memory"), "out_of_memory", False),
+        (RuntimeError("std::bad_alloc"), "out_of_memory", False),
+        (OSError(12, "Cannot allocate memory"), "out_of_memory", False),
         (OSError(28, "No space left on device"), "disk_full", True),
         (OSError(122, "Disk quota exceeded"), "disk_full", True),
         (Exception("Error while serializing: I/O error: … (os error 28)"), "disk_full", True),
@@ -113,6 +118,25 @@ def test_the_heartbeat_of_an_idle_and_of_a_stuck_worker(tmp_path: Path) -> None:
     os.utime(tmp_path / "run" / "heartbeat", (old, old))
     heartbeat.beat_if_idle()
     assert heartbeat.is_fresh(10)
+
+
+def test_a_killed_job_s_marker_does_not_silence_the_next_worker(tmp_path: Path) -> None:
+    """In a container, whose files may outlive it, processes have the same ids again."""
+    heartbeat = Heartbeat(tmp_path / "heartbeat")
+    (tmp_path / "heartbeat.busy").write_text(str(os.getppid()))
+    heartbeat.start()
+    old = time.time() - 100
+    os.utime(tmp_path / "heartbeat", (old, old))
+    heartbeat.beat_if_idle()
+    assert heartbeat.is_fresh(10)
+
+
+def test_a_heartbeat_that_cannot_be_written_ends_no_job(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    heartbeat = Heartbeat(tmp_path / "file" / "heartbeat")
+    with heartbeat.busy():
+        heartbeat.beat()
+    assert not heartbeat.is_fresh(10)
 
 
 def test_a_stop_request_is_seen_across_a_fork() -> None:

@@ -1,8 +1,10 @@
 """``/v1/fine_tuning`` on the wire: OpenAI's objects, with our hyper-parameters beside theirs."""
 
-from typing import Annotated, Any, Literal
+import time
+from datetime import datetime
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
+from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
 
 from narrowcast.checkpoints import CheckpointManifest
 from narrowcast.jobs.records import Job, JobEvent
@@ -12,9 +14,21 @@ from narrowcast.training import EngineName, LinearKind, QuantizationName, Schedu
 from narrowcast_gateway.schemas import ErrorDetail, job_times, seconds
 from narrowcast_gateway.training.results import result_file_id
 
+_LONGEST_WAIT_S: Final = 366 * 86_400
+
 
 def _auto_is_unset(value: Any) -> Any:
     return None if value == "auto" else value
+
+
+def _within_a_year(value: datetime | None) -> datetime | None:
+    if value is None:
+        return None
+    if value.timestamp() < 0:
+        raise ValueError("before 1970")
+    if value.timestamp() > time.time() + _LONGEST_WAIT_S:
+        raise ValueError("more than a year ahead")
+    return value
 
 
 class HyperparametersRequest(BaseModel):
@@ -85,8 +99,8 @@ class CreateFineTuningJob(BaseModel):
     """OpenAI's older place for them; `method` is the newer."""
     priority: int = Field(0, ge=-HIGHEST_PRIORITY, le=HIGHEST_PRIORITY)
     """Higher goes first, before fairness between tenants and age. It stops nothing that runs."""
-    not_before: AwareDatetime | None = None
-    """Unix seconds, or RFC 3339 with an offset: the job waits until then."""
+    not_before: Annotated[AwareDatetime | None, AfterValidator(_within_a_year)] = None
+    """Unix seconds, or RFC 3339 with an offset: the job waits until then, a year at most."""
     run_window: RunWindow | None = None
     """Train at these hours only, for instance at night; what has not ended by then goes on the next day."""
     max_attempts: int | None = Field(None, ge=1, le=MOST_ATTEMPTS)

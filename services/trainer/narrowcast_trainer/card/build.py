@@ -130,13 +130,12 @@ def _configuration(
 
 def _resources(manifest: AdapterManifest, run: RunRecord, steps: int, batch_size: int) -> TrainingResources:
     attempts, points = run.attempts, run.points
-    tokens = [point.tokens for point in points if point.tokens is not None]
     resources = TrainingResources(
         seconds=round(sum(attempt.seconds for attempt in attempts), 1) if attempts else None,
         total_seconds=manifest.metrics.get("seconds"),
         steps=steps,
         rows_seen=_rows_seen(run, steps, batch_size),
-        tokens_seen=sum(tokens) if tokens else None,
+        tokens_seen=run.trained_tokens,
         tokens_per_s=_tokens_per_s(points),
     )
     if not attempts:

@@ -40,6 +40,12 @@ class RunRecord(BaseModel):
     points: list[Point] = []
     files: list[DataFile] = []
 
+    @property
+    def trained_tokens(self) -> int | None:
+        """Tokens of all steps, padding left out; None where they were not counted."""
+        tokens = [point.tokens for point in self.points if point.tokens is not None]
+        return sum(tokens) if tokens else None
+
     def write(self, checkpoint: Path) -> None:
         """Add it to a checkpoint that is about to be uploaded; the points are there already."""
         path = checkpoint / _RUN

@@ -53,6 +53,7 @@ class JobCallback(TrainerCallback):
         self._state = state
         if self._task.resume is not None and state.is_world_process_zero:
             self.best.take_from(self._task.resume.folder)
+        self._watch.vocabulary = getattr(self._trainer.model.config, "vocab_size", None)
         for entry in state.log_history:
             if "loss" in entry:
                 self._watch.take(entry["step"], entry["loss"])
@@ -80,6 +81,9 @@ class JobCallback(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Stop if asked to, and decide whether it is time for a checkpoint."""
         self._task.reporter.tick()
+        if self._task.resume is not None and state.is_world_process_zero:
+            # Read by now, on all ranks: a step is one of all. The disk is to hold one checkpoint, not two.
+            shutil.rmtree(self._task.resume.folder, ignore_errors=True)
         now = time.monotonic()
         self._training_s += now - self._recent[-1][0]
         self._recent.append((now, state.global_step, self._trainer.trained_tokens))
@@ -155,6 +159,15 @@ class JobCallback(TrainerCallback):
                 grad_norm=logs.get("grad_norm"),
             )
         )
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Judge a run that was too short to be judged on the way.
+
+        Raises:
+            JobFailed: ``training_diverged``.
+        """
+        if self.finished:
+            self._watch.conclude(state.global_step)
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Upload the checkpoint that the trainer has just written, all ranks' parts of it."""

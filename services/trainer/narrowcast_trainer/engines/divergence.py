@@ -30,16 +30,23 @@ class DivergenceWatch:
     both. Fine-tuning begins at a model that predicts text already, so a lasting rise by 1 nat is
     no phase of learning.
 
+    Before there are 10 steps the first one's loss, which is the base's, stands for the lowest median. And
+    whatever the noise, a median loss of 1 nat more than that and than guessing uniformly is divergence:
+    steps that throw the loss about from the first one on look like noise to themselves.
+
     The same losses give the same judgement, so a resumed run is shown those before it.
     """
 
     def __init__(self, *, learning_rate: float, overflows_allowed: int = 0) -> None:
+        self.vocabulary: int | None = None
+        """Tokens that a uniform guess would choose from; None: not known yet."""
         self._learning_rate = learning_rate
         self._overflows_allowed = overflows_allowed
         self._overflows = 0
         self._recent: deque[float] = deque(maxlen=_WINDOW)
         self._differences: list[float] = []
         """Sizes of the steps from one loss to the next, in order of size."""
+        self._first: float | None = None
         self._best = math.inf
 
     def take(self, step: int, loss: float, grad_norm: float | None = None) -> None:
@@ -61,16 +68,35 @@ class DivergenceWatch:
                 raise self._diverged(step, "the gradient is not a number")
         else:
             self._overflows = 0
+        if self._first is None:
+            self._first = self._best = loss
         if self._recent:
             insort(self._differences, abs(loss - self._recent[-1]))
         self._recent.append(loss)
         if len(self._recent) < _WINDOW:
             return
         now = median(self._recent)
+        self._check_guessing(step, now)
         deviation = _TO_DEVIATION * self._differences[len(self._differences) // 2]
         if now > self._best + max(_WORSE_BY_NATS, _WORSE_BY_DEVIATIONS * deviation):
             raise self._diverged(step, f"the loss rose from {self._best:.2f} to {now:.2f} and stays there")
         self._best = min(self._best, now)
+
+    def conclude(self, step: int) -> None:
+        """Judge a run that has ended, perhaps before there were 10 steps.
+
+        Raises:
+            JobFailed: ``training_diverged``.
+        """
+        if self._recent:
+            self._check_guessing(step, median(self._recent))
+
+    def _check_guessing(self, step: int, now: float) -> None:
+        if self.vocabulary is None or self._first is None:
+            return
+        # A base of random weights begins at about a guess.
+        if now > max(self._first, math.log(self.vocabulary)) + _WORSE_BY_NATS:
+            raise self._diverged(step, f"the loss rose from {self._first:.2f} to {now:.2f}, above guessing")
 
     def _diverged(self, step: int, what: str) -> JobFailed:
         return JobFailed(

@@ -1,6 +1,7 @@
 """What every engine does alike: settings of the Trainer, the run itself, what it measured."""
 
 import gc
+import math
 import resource
 import sys
 import time
@@ -12,6 +13,7 @@ from datasets import Dataset
 from transformers import AutoTokenizer, DataCollatorForSeq2Seq, PrinterCallback
 
 from narrowcast.errors import JobFailed
+from narrowcast.estimates.duration import steps
 from narrowcast_trainer.batches import MICRO_BATCH_TOKENS, LengthGrouped, fillers, micro_batch
 from narrowcast_trainer.data import IGNORED, Example, filler
 from narrowcast_trainer.engines.base import Trained, TrainingStopped, TrainingTask
@@ -118,11 +120,12 @@ def build_trainer(
     )
     # Sorted, so that a batch holds rows of one length.
     validation = sorted(task.validation, key=lambda row: len(row.input_ids))
+    at_once = arguments.per_device_eval_batch_size * arguments.world_size if arguments.world_size > 1 else 1
     trainer = trainer_class(
         model=model,
         args=arguments,
         train_dataset=_dataset([*task.train, filler(task.pad_id)] if multiple > 1 else task.train),
-        eval_dataset=_dataset(validation + [filler(task.pad_id)] * fillers(len(validation), multiple)),
+        eval_dataset=_dataset(validation + [filler(task.pad_id)] * fillers(len(validation), at_once)),
         processing_class=tokenizer,
         # Given, not left to the library: unsloth would lay the rows of a batch end to end otherwise.
         data_collator=DataCollatorForSeq2Seq(tokenizer, label_pad_token_id=IGNORED),
@@ -149,11 +152,11 @@ def common_arguments(task: TrainingTask, precision: Precision, rows_at_once: int
         "output_dir": str(task.scratch),
         "num_train_epochs": hyper.n_epochs,
         "per_device_train_batch_size": rows_at_once,
-        "per_device_eval_batch_size": rows_at_once,
+        "per_device_eval_batch_size": _validation_rows_at_once(task, rows_at_once),
         "gradient_accumulation_steps": hyper.batch_size // (rows_at_once * world_size()),
         "learning_rate": hyper.learning_rate * hyper.learning_rate_multiplier,
         "lr_scheduler_type": hyper.scheduler,
-        "warmup_steps": hyper.warmup_ratio,  # below 1 it is a share of all steps
+        "warmup_steps": _warmup_steps(task),
         "weight_decay": hyper.weight_decay,
         # 8-bit moments are a quarter of the memory; on a CPU there is no kernel for them.
         # Nor for a part of a tensor.
@@ -175,6 +178,13 @@ def common_arguments(task: TrainingTask, precision: Precision, rows_at_once: int
     }
 
 
+def _warmup_steps(task: TrainingTask) -> int:
+    """Return the steps in which the rate rises from 0: not all of them, or nothing would be trained."""
+    hyper = task.hyperparameters
+    total = steps(len(task.train), hyper.batch_size, hyper.n_epochs)
+    return min(math.ceil(hyper.warmup_ratio * total), total - 1)
+
+
 def is_sharded(task: TrainingTask) -> bool:
     """Whether each rank holds a part of the base."""
     return world_size() > 1 and task.settings.parallelism == "fsdp"
@@ -182,11 +192,20 @@ def is_sharded(task: TrainingTask) -> bool:
 
 def rows_in_a_micro_batch(task: TrainingTask) -> int:
     """Return how many rows go through the model at once."""
-    tokens = task.settings.micro_batch_tokens
-    if tokens is None:
-        tokens = MICRO_BATCH_TOKENS["cuda" if torch.cuda.is_available() else "cpu"]
     rows_of_a_rank = task.hyperparameters.batch_size // world_size()
-    return micro_batch(lengths(task), rows_of_a_rank, tokens, task.most_rows_at_once)
+    return micro_batch(lengths(task), rows_of_a_rank, _tokens_at_once(task), task.most_rows_at_once)
+
+
+def _validation_rows_at_once(task: TrainingTask, rows_at_once: int) -> int:
+    """Return as many as in training, fewer where validation rows are longer."""
+    longest = [len(example.input_ids) for example in task.validation]
+    return micro_batch(longest, rows_at_once, _tokens_at_once(task)) if longest else rows_at_once
+
+
+def _tokens_at_once(task: TrainingTask) -> int:
+    if task.settings.micro_batch_tokens is not None:
+        return task.settings.micro_batch_tokens
+    return MICRO_BATCH_TOKENS["cuda" if torch.cuda.is_available() else "cpu"]
 
 
 def lengths(task: TrainingTask) -> list[int]:
