@@ -5,6 +5,7 @@ from typing import Annotated, Any, Final, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from narrowcast.estimates.shapes import LONGEST_ROW
 from narrowcast.sweeps import MOST_TRIALS, SearchSpace, default_space
 
 EngineName = Literal["auto", "unsloth", "peft"]
@@ -40,7 +41,7 @@ class Hyperparameters(BaseModel):
     warmup_ratio: float = Field(0.03, ge=0, lt=1)
     """Share of all steps in which the learning rate rises from 0."""
     weight_decay: float = Field(0.01, ge=0, le=1)
-    max_length: int = Field(2048, ge=32, le=131_072)
+    max_length: int = Field(2048, ge=32, le=LONGEST_ROW)
     """Tokens of prompt and answer together. A longer row fails the job: nothing is cut silently."""
     early_stopping_patience: int = Field(2, ge=0, le=50)
     """Epochs in a row without a lower validation loss after which to stop; 0 never stops early.
@@ -81,6 +82,16 @@ class Hyperparameters(BaseModel):
     def _alpha_at(self, rank: int) -> int:
         # LoRA's scale, alpha / rank, stays what it was.
         return max(1, round(self.alpha * rank / self.rank))
+
+    @property
+    def module_names(self) -> tuple[str, ...] | None:
+        """The kinds of linear that get an adapter; None: all."""
+        return None if isinstance(self.target_modules, str) else self.target_modules
+
+    @property
+    def batch_sizes(self) -> tuple[int, ...]:
+        """Those that runs of the job may have."""
+        return (self.sweep and self.sweep.batch_size) or (self.batch_size,)
 
     @property
     def largest_rank(self) -> int:

@@ -196,6 +196,16 @@ def test_vllm_receives_the_tokens_that_were_trained_on(site: Any, base_model: An
     assert len(trained) > len(received)
 
 
+def test_an_estimate_measures_the_rows_of_its_file(site: Any) -> None:
+    asked = {"model": site.stack.base_model, "training_file": STATE["dataset"]}
+    preview = site.http.post("/v1/fine_tuning/previews", json=asked | {"whole_file": True}).json()
+    found = site.http.post("/v1/fine_tuning/estimates", json=asked).json()
+    rows, summary = preview["rows_in_file"], preview["summary"]
+    assert 0 < found["measured_rows"] <= rows == found["rows"]
+    assert found["tokens_per_row"] == pytest.approx(summary["tokens"] / rows, rel=0.1)
+    assert found["max_length"] == summary["longest_row_tokens"]
+
+
 def test_a_report_is_drafted_for_an_impression(site: Any) -> None:
     report = site.http.post(
         "/v1/reports",

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
+from typing import Any
 
 from fastapi import APIRouter, FastAPI
 from fastapi_offline import FastAPIOffline
@@ -21,6 +22,7 @@ from narrowcast_gateway.health.routes import router as health
 from narrowcast_gateway.metrics import RequestMetrics
 from narrowcast_gateway.middleware import BodyLimit, RequestContext
 from narrowcast_gateway.previews.routes import router as previews
+from narrowcast_gateway.schemas import ErrorResponse
 from narrowcast_gateway.services import create_http_client, create_services
 from narrowcast_gateway.settings import GatewaySettings
 from narrowcast_gateway.training.routes import router as training
@@ -55,7 +57,11 @@ def create_app(settings: GatewaySettings) -> FastAPI:
         # One name per operation in generated clients: the function's.
         generate_unique_id_function=lambda route: route.name,
     )
-    v1 = APIRouter(prefix="/v1")
+    failed: dict[int | str, dict[str, Any]] = {
+        "4XX": {"model": ErrorResponse, "description": "What was asked cannot be done; the error says why."},
+        "5XX": {"model": ErrorResponse, "description": "It failed, or something is away: ask again later."},
+    }
+    v1 = APIRouter(prefix="/v1", responses=failed)
     for router in (
         corpora,
         datasets,

@@ -74,10 +74,13 @@ async def _validation_error(_request: Request, error: Exception) -> JSONResponse
     # it quotes the request.
     assert isinstance(error, RequestValidationError)  # noqa: S101
     first = error.errors()[0]
-    param = ".".join(str(part) for part in first["loc"] if part not in {"body", "query", "path"})
+    # Of a union pydantic adds which member it tried, as in ``literal['all-linear']``.
+    places = [str(part) for part in first["loc"] if part not in {"body", "query", "path"}]
+    param = ".".join(part for part in places if "[" not in part)
     if first["type"] == "json_invalid":
         return _answer(400, "the request body is not valid JSON", "invalid_json")
-    return _answer(400, f"{param or 'body'}: {first['msg']}", "invalid_parameter", param or None)
+    message = first["msg"].removeprefix("Value error, ")
+    return _answer(400, f"{param or 'body'}: {message}", "invalid_parameter", param or None)
 
 
 async def _http_error(_request: Request, error: Exception) -> JSONResponse:

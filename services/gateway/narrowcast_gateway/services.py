@@ -86,7 +86,7 @@ def create_services(settings: GatewaySettings, connections: Connections, http: h
         files=Files(datasets),
         result_files=ResultFiles(connections.jobs, adapters),
         training=training,
-        estimates=Estimates(EstimateFacts(connections.redis), training, datasets, settings.servers),
+        estimates=Estimates(EstimateFacts(connections.redis), training, datasets, settings.servers, http),
         previews=Previews(training, datasets, settings.servers, http),
         generation=Generation(adapters, settings.servers, http),
         evaluations=Evaluations(connections, adapters, datasets),

@@ -87,7 +87,13 @@ def check_rows(order: TrainingOrder, data: Bucket, base: Path) -> CheckedRows:
     return CheckedRows(
         rows=rows,
         train=tokenize(rows.train, tokenizer, **limits, split="train"),
-        validation=tokenize(rows.validation, tokenizer, **limits, split="validation"),
+        validation=tokenize(
+            rows.validation,
+            tokenizer,
+            **limits,
+            split="validation",
+            param="validation_file" if order.spec.validation_dataset else "training_file",
+        ),
         pad_id=pad_id(tokenizer, stops),
         hyperparameters=hyperparameters,
     )

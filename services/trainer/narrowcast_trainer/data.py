@@ -91,6 +91,7 @@ def tokenize(
     stop_ids: Collection[int],
     split: str,
     limit: str = "max_length",
+    param: str = "training_file",
 ) -> list[Example]:
     """Return the rows as tokens, in their order.
 
@@ -104,6 +105,7 @@ def tokenize(
         stop_ids: token ids that end a turn; the labels must hold one, or the model never learns to stop.
         split: its name, for messages.
         limit: what sets ``max_length``, for messages.
+        param: what of the job's named the rows, for errors.
 
     Raises:
         InvalidInput: naming the rows (numbered from 1) and what is wrong with them, never their text;
@@ -114,7 +116,7 @@ def tokenize(
     if not tokenizer.chat_template:
         raise InvalidInput("the base model has no chat template", code="invalid_base_model", param="model")
     empty = [number for number, row in enumerate(rows, 1) if not row.output.strip()]
-    _refuse(empty, split, FAULTS["empty_output"], "empty_output")
+    _refuse(empty, split, FAULTS["empty_output"], "empty_output", param)
     prompts = _ids(tokenizer, [prompt_messages(row.instruction, row.input) for row in rows], prompt=True)
     wholes = _ids(
         tokenizer,
@@ -133,7 +135,7 @@ def tokenize(
         what = FAULTS[fault]
         if fault == "rows_too_long":
             what = f"are longer than {limit}, {max_length} tokens (the longest has {longest})"
-        _refuse(numbers, split, what, fault)
+        _refuse(numbers, split, what, fault, param)
     return examples
 
 
@@ -155,12 +157,12 @@ def _ids(tokenizer: Any, chats: list[Any], *, prompt: bool) -> list[list[int]]:
     return encoded
 
 
-def _refuse(numbers: list[int], split: str, what: str, code: Fault) -> None:
+def _refuse(numbers: list[int], split: str, what: str, code: Fault, param: str) -> None:
     if not numbers:
         return
     named = ", ".join(map(str, numbers[:_NAMED_ROWS])) + (", …" if len(numbers) > _NAMED_ROWS else "")
     raise InvalidInput(
-        f"{len(numbers)} rows of the {split} split {what}: rows {named}", code=code, param="training_file"
+        f"{len(numbers)} rows of the {split} split {what}: rows {named}", code=code, param=param
     )
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 import sys
 from pathlib import Path
 from typing import Any, Final
@@ -12,7 +13,7 @@ from narrowcast.estimates.architecture import Architecture, read_architecture
 from narrowcast.estimates.estimate import Estimate, Plan, check_plan, estimate
 from narrowcast.estimates.history import NodeFacts
 from narrowcast.estimates.memory import GIB
-from narrowcast.estimates.shapes import Range, TrainingShape
+from narrowcast.estimates.shapes import Range, TrainingShape, rows_at_once
 from narrowcast_trainer.batches import MICRO_BATCH_TOKENS
 from narrowcast_trainer.estimate_table import PAPER, table
 from narrowcast_trainer.node import cpu_facts, first_gpu
@@ -53,16 +54,27 @@ def _parser() -> argparse.ArgumentParser:
         default=PAPER.max_length,
         help="tokens a row (%(default)s)",
     )
-    add("--micro-batch", type=_positive, default=PAPER.micro_batch, help="rows at once (%(default)s)")
+    add(
+        "--micro-batch", type=_positive, help=f"rows at once ({PAPER.micro_batch}, or what divides the batch)"
+    )
     add("--batch-size", type=_positive, default=PAPER.batch_size, help="rows a step (%(default)s)")
     add("--rows", type=_positive, default=PAPER.rows, help="of the training split (%(default)s)")
     add("--epochs", type=_positive, default=PAPER.epochs, help="(%(default)s)")
-    add("--tokens-per-row", type=float, help="on average; without it every row is taken for the longest")
+    add(
+        "--tokens-per-row",
+        type=_positive_number,
+        help="on average; without it every row is taken for the longest",
+    )
     add("--engine", choices=("unsloth", "peft"), help="unsloth, or peft with --device cpu")
     add("--quantization", choices=("nf4", "int8", "none"), help="nf4, or none with --device cpu")
     add("--device", choices=("cuda", "cpu"), default="cuda", help="(%(default)s)")
     add("--gpu", help="its name, as nvidia-smi has it; this machine's, or a Tesla T4 if it has none")
-    add("--gpu-memory", type=float, metavar="GIB", help="its memory, needed with --gpu; or this machine's")
+    add(
+        "--gpu-memory",
+        type=_positive_number,
+        metavar="GIB",
+        help="its memory, needed with --gpu; or this machine's",
+    )
     add("--cores", type=_positive, help="of the CPU, with --device cpu; all that this process may use")
     add("--json", action="store_true", help="print JSON, in bytes and minutes")
     add("--table", action="store_true", help="print docs/estimates.md: common bases, the paper's recipe")
@@ -73,6 +85,13 @@ def _positive(text: str) -> int:
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError("must be at least 1")
+    return number
+
+
+def _positive_number(text: str) -> float:
+    number = float(text)
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError("must be a number above 0")
     return number
 
 
@@ -113,7 +132,7 @@ def _estimate(architecture: Architecture, options: argparse.Namespace) -> Estima
     shape = TrainingShape(
         rank=options.rank,
         length=options.max_length,
-        micro_batch=options.micro_batch,
+        micro_batch=options.micro_batch or rows_at_once(1, options.batch_size, PAPER.micro_batch),
         engine=options.engine or node.engine,
         quantization=options.quantization or ("nf4" if node.device == "cuda" else "none"),
         autocast=node.bf16,

@@ -62,6 +62,7 @@ def observation(
         device=node.device,
         autocast=node.bf16,
         memory_bytes=node.memory_bytes,
+        modules=hyper.module_names,
     )
     allocated = sum(memory_terms(architecture, shape).values(), Range.of(0)).expected
     if node.device == "cpu":

@@ -57,7 +57,7 @@ class RankOrder(BaseModel):
 
 def rank_count(settings: TrainingSettings, hyper: Hyperparameters) -> int:
     """Return on how many ranks to train: as many as set, if they share every batch evenly, else fewer."""
-    sizes = {hyper.batch_size, *(hyper.sweep.batch_size or () if hyper.sweep else ())}
+    sizes = {hyper.batch_size, *hyper.batch_sizes}
     fitting = (n for n in range(settings.nproc_per_node, 0, -1) if all(size % n == 0 for size in sizes))
     return next(fitting)
 

@@ -142,7 +142,7 @@ def _peft_cuda(architecture: Architecture, shape: TrainingShape) -> Range:
     inner = tokens * architecture.intermediate * _HALF
     int8 = shape.quantization == "int8"
     saved = tokens * saved_per_token(architecture, shape.rank, half=True, int8=int8)
-    casts = architecture.lora_parameters(shape.rank) * _HALF
+    casts = architecture.lora_parameters(shape.rank, shape.modules) * _HALF
     layer = checkpoints + saved + casts // architecture.layers + 2 * stream
     tile = min(tokens, _TILE_ROWS) * min(architecture.vocabulary, _TILE_COLUMNS) * _HALF
     # Autocast keeps 16-bit copies of LoRA's weights until the forward pass ends.
@@ -164,7 +164,11 @@ def _peft_cpu(architecture: Architecture, shape: TrainingShape) -> Range:
     saved = architecture.layers * tokens * saved_per_token(architecture, shape.rank, half=half)
     output_layer = architecture.vocabulary * architecture.hidden
     frozen = architecture.linear_weights if shape.quantization == "none" else architecture.widest_linear
-    casts = (frozen + output_layer + architecture.lora_parameters(shape.rank)) * _HALF if half else 0
+    casts = (
+        (frozen + output_layer + architecture.lora_parameters(shape.rank, shape.modules)) * _HALF
+        if half
+        else 0
+    )
     backward = 2 * tokens * architecture.intermediate * element
     logits = tokens * architecture.vocabulary * (2 * element + 2 * _FLOAT)
     fixed = saved + casts + backward

@@ -5,7 +5,7 @@ architecture on PyTorch's meta device and compares. An architecture that is not 
 refused: a wrong figure is worse than none.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal, Self
 
@@ -115,9 +115,13 @@ class Architecture:
         """Weights of the largest linear of a layer."""
         return max(linear.weights for linear in self.linears)
 
-    def lora_parameters(self, rank: int) -> int:
-        """Return the trainable parameters of LoRA of ``rank`` on all seven linears of every layer."""
-        return self.layers * sum(linear.lora_parameters(rank) for linear in self.linears)
+    def targets(self, modules: Collection[str] | None) -> tuple[Linear, ...]:
+        """Return the linears of one layer that LoRA is put on; None: all seven."""
+        return tuple(linear for linear in self.linears if modules is None or linear.name in modules)
+
+    def lora_parameters(self, rank: int, modules: Collection[str] | None = None) -> int:
+        """Return the trainable parameters of LoRA of ``rank`` on linears of every layer; None: on all."""
+        return self.layers * sum(linear.lora_parameters(rank) for linear in self.targets(modules))
 
 
 def read_architecture(config: Mapping[str, Any]) -> Architecture:
@@ -133,6 +137,13 @@ def read_architecture(config: Mapping[str, Any]) -> Architecture:
             f"no estimate for the architecture {model_type!r}; known are {', '.join(_SUPPORTED)}",
             code="unsupported_architecture",
             param="model_type",
+        )
+    quantised = config.get("quantization_config")
+    if isinstance(quantised, dict) and quantised.get("quant_method") != "bitsandbytes":
+        raise InvalidInput(
+            "the model's config.json is of a quantised copy, for serving; take that of the 16-bit base",
+            code="invalid_model_config",
+            param="quantization_config",
         )
     try:
         read = _Config.model_validate(config)

@@ -32,7 +32,7 @@ def flops_per_token(architecture: Architecture, shape: TrainingShape, tokens_per
     """
     recomputed = 1 if shape.device == "cuda" else 0
     frozen = (2 + recomputed) * 2 * architecture.linear_weights
-    trained = (3 + recomputed) * 2 * architecture.lora_parameters(shape.rank)
+    trained = (3 + recomputed) * 2 * architecture.lora_parameters(shape.rank, shape.modules)
     attention = 2 * 2 * architecture.layers * architecture.query_width * tokens_per_row / 2
     # TRL's loss makes each tile of logits once more for the gradient.
     passes = 3 if shape.engine == "peft" and shape.device == "cuda" else 2

@@ -27,6 +27,8 @@ class Plan:
     batch_size: int
     tokens_per_row: float | None = None
     """On average; None takes the longest row for all, so that the time is an upper bound."""
+    smallest_batch: int | None = None
+    """Of those that a sweep chooses from, for its most steps; None: ``batch_size``."""
     trials: int = 1
     """Runs of a sweep. The time is that of all, as if none were pruned; steps are one run's."""
 
@@ -97,8 +99,8 @@ def estimate(
     fits = _fits(memory, node)
     return Estimate(
         parameters=architecture.parameters,
-        trainable_parameters=architecture.lora_parameters(plan.shape.rank),
-        steps=steps(plan.rows, plan.batch_size, plan.epochs),
+        trainable_parameters=architecture.lora_parameters(plan.shape.rank, plan.shape.modules),
+        steps=steps(plan.rows, plan.smallest_batch or plan.batch_size, plan.epochs),
         memory=memory,
         time=_time(architecture, plan, node, correction),
         device=node.name if node else None,

@@ -60,7 +60,7 @@ def memory_terms(architecture: Architecture, shape: TrainingShape) -> dict[str, 
     """
     if shape.engine == "unsloth" and shape.device == "cpu":
         raise InvalidInput("the engine unsloth needs CUDA", code="engine_unavailable", param="engine")
-    trainable = architecture.lora_parameters(shape.rank)
+    trainable = architecture.lora_parameters(shape.rank, shape.modules)
     return {
         "weights": Range.of(_weights(architecture, shape)),
         "quantization_constants": Range.of(_constants(architecture, shape)),
@@ -116,7 +116,9 @@ def _nf4_constants(linear: Linear) -> int:
 def _optimizer(architecture: Architecture, shape: TrainingShape) -> int:
     # On a CPU torch.optim.AdamW, two float32 states; on CUDA bitsandbytes' adamw_8bit.
     tensors = [
-        shape.rank * side for linear in architecture.linears for side in (linear.inputs, linear.outputs)
+        shape.rank * side
+        for linear in architecture.targets(shape.modules)
+        for side in (linear.inputs, linear.outputs)
     ]
     return architecture.layers * sum(
         _adam_8bit(size) if shape.device == "cuda" else size * _ADAM_STATES * _FLOAT for size in tensors

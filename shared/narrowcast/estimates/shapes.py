@@ -1,13 +1,15 @@
 """What an estimate is asked about, and the ranges it answers in."""
 
 from dataclasses import dataclass
-from typing import Literal, Self
+from typing import Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict
 
 Engine = Literal["unsloth", "peft"]
 Quantization = Literal["nf4", "int8", "none"]
 Device = Literal["cuda", "cpu"]
+LONGEST_ROW: Final = 131_072
+"""Tokens; no base that is known here has a longer context."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,8 @@ class TrainingShape:
     """On a CPU: whether matrices are multiplied in bf16. On CUDA they always are in 16 bits."""
     memory_bytes: int | None = None
     """Of the GPU: ``unsloth`` sizes the pieces of its loss by what is free."""
+    modules: tuple[str, ...] | None = None
+    """The linears that LoRA is put on; None: all seven. Activations are counted as with all seven."""
 
     @property
     def tokens(self) -> int:

@@ -58,6 +58,28 @@ def test_rows_come_from_a_file_and_the_micro_batch_from_the_trainer(
     assert (found["rows"], found["steps"], found["micro_batch"]) == (20, 6, 8)
 
 
+def test_only_the_layers_that_are_trained_are_counted(gateway: Any, facts: EstimateFacts) -> None:
+    every = _ask(gateway, rows=936, micro_batch=2).json()
+    some = {"target_modules": ["q_proj", "down_proj"]}
+    found = _ask(gateway, rows=936, micro_batch=2, hyperparameters=some).json()
+    assert found["trainable_parameters"] == 32 * 64 * (4096 + 4096 + 14336 + 4096)
+    for term in ("lora", "gradients"):
+        assert found["memory"][term]["expected"] == 4 * found["trainable_parameters"]
+    assert found["memory"]["optimizer"]["expected"] < every["memory"]["optimizer"]["expected"] / 2
+
+
+def test_a_sweep_takes_the_memory_of_its_largest_batch_and_the_steps_of_its_smallest(
+    gateway: Any, facts: EstimateFacts
+) -> None:
+    rows = {"rows": 640, "longest_row": 512, "tokens_per_row": 400}
+    sweep = {"n_trials": 2, "batch_size": 2, "sweep": {"batch_size": [2, 16]}}
+    found = _ask(gateway, **rows, hyperparameters=sweep).json()
+    largest = _ask(gateway, **rows, hyperparameters={"batch_size": 16}).json()
+    assert found["micro_batch"] == largest["micro_batch"] == 16
+    assert found["memory"] == largest["memory"]
+    assert found["steps"] == 3 * 320
+
+
 def test_what_does_not_fit_comes_with_what_would(gateway: Any, facts: EstimateFacts) -> None:
     facts.report_node(SMALL, {})
     found = _ask(gateway, rows=936, micro_batch=2, gpu=SMALL.name).json()
@@ -110,6 +132,7 @@ def test_no_more_is_kept_of_jobs_than_is_used(connections: Connections, facts: E
         ({"rows": None}, 400, "invalid_parameter", None),
         ({"training_file": "file-0"}, 400, "invalid_parameter", None),
         ({"rows": 0}, 400, "invalid_parameter", "rows"),
+        ({"tokens_per_row": 1e308}, 400, "invalid_parameter", "tokens_per_row"),
         ({"micro_batch": 3}, 400, "invalid_hyperparameter", "micro_batch"),
         ({"quantization": "fp3"}, 400, "invalid_parameter", "quantization"),
         ({"hyperparameters": {"rank": 128}}, 400, "unservable_adapter", "hyperparameters.rank"),

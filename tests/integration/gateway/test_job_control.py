@@ -4,6 +4,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -175,24 +176,27 @@ def file_id(gateway: Any) -> str:
     return str(gateway.http.post("/v1/files", files=files, data={"purpose": "fine-tune"}).json()["id"])
 
 
+_IN_A_MONTH = int(time.time()) + 30 * 86_400
+
+
 def test_a_schedule_goes_in_and_comes_out(gateway: Any, file_id: str) -> None:
     window = {"start": "20:00:00", "end": "06:00:00", "time_zone": "Europe/Moscow"}
     body = {
         "model": BASE,
         "training_file": file_id,
         "priority": -3,
-        "not_before": "2099-01-01T00:00:00+03:00",
+        "not_before": datetime.fromtimestamp(_IN_A_MONTH, timezone(timedelta(hours=3))).isoformat(),
         "run_window": window,
         "max_attempts": 1,
     }
     job = gateway.http.post("/v1/fine_tuning/jobs", json=body).json()
-    assert (job["priority"], job["not_before"], job["max_attempts"]) == (-3, 4070898000, 1)
+    assert (job["priority"], job["not_before"], job["max_attempts"]) == (-3, _IN_A_MONTH, 1)
     assert (job["run_window"], job["attempt"], job["requested"]) == (window, 0, None)
     assert gateway.services.connections.redis.llen("gpu") == 0, "no message before its time"
     plain = gateway.http.post("/v1/fine_tuning/jobs", json={"model": BASE, "training_file": file_id}).json()
     assert (plain["priority"], plain["not_before"], plain["run_window"]) == (0, None, None)
-    unix = gateway.http.post("/v1/fine_tuning/jobs", json=body | {"not_before": 4070908800}).json()
-    assert unix["not_before"] == 4070908800
+    unix = gateway.http.post("/v1/fine_tuning/jobs", json=body | {"not_before": _IN_A_MONTH}).json()
+    assert unix["not_before"] == _IN_A_MONTH
 
 
 @pytest.mark.parametrize(
@@ -202,7 +206,9 @@ def test_a_schedule_goes_in_and_comes_out(gateway: Any, file_id: str) -> None:
         ({"priority": "high"}, "priority"),
         ({"max_attempts": 0}, "max_attempts"),
         ({"max_attempts": 1000}, "max_attempts"),
-        ({"not_before": "2099-01-01T00:00:00"}, "not_before"),
+        ({"not_before": "2026-01-01T00:00:00"}, "not_before"),
+        ({"not_before": "9999-12-31T23:59:59Z"}, "not_before"),
+        ({"not_before": -5}, "not_before"),
         ({"not_before": "tonight"}, "not_before"),
         ({"run_window": {"start": "20:00", "end": "20:00", "time_zone": "Europe/Moscow"}}, "run_window"),
         (
@@ -218,6 +224,8 @@ def test_a_schedule_that_makes_no_sense_is_refused(
     body = {"model": BASE, "training_file": file_id} | change
     found = error(gateway.http.post("/v1/fine_tuning/jobs", json=body), 400, "invalid_parameter")
     assert found["param"] == param
+    assert "Value error" not in found["message"]
+    assert gateway.http.get("/v1/fine_tuning/jobs").json()["data"] == []
 
 
 def test_what_a_running_job_was_asked_for_is_shown(gateway: Any, file_id: str) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from narrowcast.training import Hyperparameters, TrainingSpec
+from narrowcast.training import LINEAR_KINDS, Hyperparameters, TrainingSpec
 from narrowcast_gateway.settings import ServersSettings
 
 BASE = "smollm2-135m-instruct"
@@ -76,6 +76,21 @@ def test_training_files_in_every_accepted_form(gateway: Any, content: str) -> No
             "line 1",
         ),
         ("[1, 2]", "invalid_training_file", "row 1"),
+        ("[" * 100_000, "invalid_training_file", "file"),
+        ('{"a":' * 100_000, "invalid_training_file", "line 1"),
+        (
+            json.dumps(
+                {
+                    "messages": [
+                        {"role": "system", "content": "i"},
+                        {"role": "user", "content": "u"},
+                        {"role": "assistant", "content": "a", "weight": 0},
+                    ]
+                }
+            ),
+            "invalid_training_file",
+            "line 1",
+        ),
     ],
 )
 def test_bad_training_files_are_refused_by_line(
@@ -129,7 +144,13 @@ def test_a_job_is_queued_in_openais_shape(gateway: Any, file_id: str) -> None:
         (
             {"hyperparameters": {"target_modules": []}},
             400,
-            "invalid_hyperparameter",
+            "invalid_parameter",
+            "hyperparameters.target_modules",
+        ),
+        (
+            {"hyperparameters": {"target_modules": ["lm_head"]}},
+            400,
+            "invalid_parameter",
             "hyperparameters.target_modules",
         ),
         ({"hyperparameters": {"scheduler": "warp"}}, 400, "invalid_parameter", "hyperparameters.scheduler"),
@@ -176,6 +197,12 @@ def test_every_hyperparameter_can_be_set(gateway: Any, file_id: str) -> None:
 def test_alpha_follows_the_rank(gateway: Any, file_id: str) -> None:
     body = {"model": BASE, "training_file": file_id, "hyperparameters": {"rank": 8}}
     assert gateway.http.post("/v1/fine_tuning/jobs", json=body).json()["hyperparameters"]["alpha"] == 8
+
+
+def test_who_names_a_wrong_layer_is_told_the_right_ones(gateway: Any, error: Error, file_id: str) -> None:
+    body = {"model": BASE, "training_file": file_id, "hyperparameters": {"target_modules": "q_proj"}}
+    found = error(gateway.http.post("/v1/fine_tuning/jobs", json=body), 400, "invalid_parameter")
+    assert all(name in found["message"] for name in ("all-linear", *LINEAR_KINDS))
 
 
 class _Health(BaseHTTPRequestHandler):
@@ -235,6 +262,18 @@ def test_rows_longer_than_what_is_served_are_refused_and_not_the_default(gateway
     assert "1024" in error["message"]
 
 
+def test_estimates_and_previews_refuse_what_a_job_would_be_refused_for(gateway: Any, file_id: str) -> None:
+    asked = {"model": BASE, "training_file": file_id, "hyperparameters": {"max_length": 1025}}
+    with _served(gateway, b'{"accepted_fingerprints": ["abc"], "max_model_len": 1024}'):
+        services = gateway.services
+        services.estimates._servers = services.previews._servers = services.training._servers
+        for path in ("jobs", "estimates", "previews"):
+            answer = gateway.http.post(f"/v1/fine_tuning/{path}", json=asked)
+            assert (answer.status_code, answer.json()["error"]["code"]) == (400, "max_length_not_served"), (
+                path
+            )
+
+
 def test_the_default_rank_is_one_that_is_served(gateway: Any, file_id: str) -> None:
     gateway.services.training._servers = ServersSettings.model_validate(
         {"bases": gateway.settings.servers.bases, "max_lora_rank": 16}
@@ -275,7 +314,7 @@ def test_a_sweep_needs_rows_to_compare_its_trials_by(gateway: Any, file_id: str,
 @pytest.mark.parametrize(
     ("space", "code", "param"),
     [
-        ({"rank": [8, 128]}, "unservable_adapter", "hyperparameters.rank"),
+        ({"rank": [8, 128]}, "unservable_adapter", "hyperparameters.sweep.rank"),
         ({"learning_rate": [1e-3, 1e-4]}, "invalid_parameter", "hyperparameters.sweep.learning_rate"),
         ({"alpha": [8, 16]}, "invalid_parameter", "hyperparameters.sweep.alpha"),
     ],

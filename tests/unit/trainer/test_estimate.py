@@ -43,6 +43,40 @@ def test_the_committed_table_is_what_the_code_prints(capsys: pytest.CaptureFixtu
     )
 
 
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("--tokens-per-row", "-5"), ("--tokens-per-row", "nan"), ("--gpu-memory", "inf"), ("--gpu-memory", "0")],
+)
+def test_numbers_that_are_none_are_refused(
+    config: str, option: str, value: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--config", config, "--gpu", "Tesla T4", "--gpu-memory", "15", option, value])
+    assert ended.value.code == 2
+    assert option in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("batch", "rows"), [("1", 1), ("5", 1), ("6", 2)])
+def test_rows_at_once_divide_the_batch(
+    config: str, batch: str, rows: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = ["--config", config, "--batch-size", batch]
+    assert _json(capsys, *one) == _json(capsys, *one, "--micro-batch", str(rows))
+
+
+def test_a_quantised_copy_is_not_taken_for_its_base(
+    tmp_path: Path, llama_8b: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "config.json").write_text(
+        json.dumps(llama_8b | {"quantization_config": {"quant_method": "awq"}})
+    )
+    assert main(["--config", str(tmp_path)]) == 2
+    assert "16-bit base" in capsys.readouterr().err
+    bitsandbytes = {"quantization_config": {"quant_method": "bitsandbytes"}}
+    (tmp_path / "config.json").write_text(json.dumps(llama_8b | bitsandbytes))
+    assert main(["--config", str(tmp_path)]) == 0
+
+
 def test_the_papers_case_as_its_command_line(config: str) -> None:
     arguments = ["--rank", "64", "--max-length", "2048", "--micro-batch", "2", "--rows", "936"]
     module = [sys.executable, "-m", "narrowcast_trainer.estimate"]

@@ -6,13 +6,13 @@ from fastapi import APIRouter, File, Form, UploadFile
 
 from narrowcast_gateway.corpora.schemas import Corpus, CreatedCorpus, UploadedDocument
 from narrowcast_gateway.deps import AfterQuery, LimitQuery, ServicesDep, TenantDep
-from narrowcast_gateway.schemas import ErrorResponse, Page
+from narrowcast_gateway.schemas import Page
 
 router = APIRouter(prefix="/corpora", tags=["corpora"])
 _ShareForm = Annotated[float, Form(ge=0, lt=1, description="Share of the rows, by document.")]
 
 
-@router.post("", status_code=202, responses={400: {"model": ErrorResponse}, 413: {"model": ErrorResponse}})
+@router.post("", status_code=202)
 def create_corpus(
     services: ServicesDep,
     tenant: TenantDep,

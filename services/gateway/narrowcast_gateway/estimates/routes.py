@@ -9,8 +9,8 @@ router = APIRouter(prefix="/fine_tuning/estimates", tags=["fine-tuning"])
 
 
 @router.post("")
-def create_fine_tuning_estimate(
+async def create_fine_tuning_estimate(
     request: CreateEstimate, services: ServicesDep, tenant: TenantDep
 ) -> FineTuningEstimate:
     """Say what a training will need, and what to change if it does not fit; nothing is queued."""
-    return FineTuningEstimate.of(services.estimates.create(tenant, request.question()))
+    return FineTuningEstimate.of(await services.estimates.create(tenant, request.question()))

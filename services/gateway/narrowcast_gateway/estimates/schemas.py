@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from narrowcast.estimates.estimate import Estimate
-from narrowcast.estimates.shapes import Quantization
+from narrowcast.estimates.shapes import LONGEST_ROW, Quantization
 from narrowcast_gateway.estimates.service import Answer, Question
 from narrowcast_gateway.training.schemas import (
     CreateFineTuningJob,
@@ -24,10 +24,10 @@ class CreateEstimate(BaseModel):
     training_file: str | None = None
     """A file id or a dataset id, whose training rows are counted; or say `rows`."""
     rows: int | None = Field(None, ge=1, le=100_000_000)
-    tokens_per_row: float | None = Field(None, gt=0)
-    """On average; left out, every row is taken for the longest, so the time is an upper bound."""
-    longest_row: int | None = Field(None, ge=1)
-    """Tokens, which memory depends on; left out, `max_length`."""
+    tokens_per_row: float | None = Field(None, gt=0, le=LONGEST_ROW, allow_inf_nan=False)
+    """On average; left out, it is measured on some rows of `training_file`."""
+    longest_row: int | None = Field(None, ge=1, le=LONGEST_ROW)
+    """Tokens, which memory depends on; left out, it is measured likewise."""
     micro_batch: int | None = Field(None, ge=1, le=512)
     """Rows at once; left out, as many as the trainer would take."""
     quantization: Quantization | None = None
@@ -72,6 +72,11 @@ class FineTuningEstimate(Estimate):
     max_length: int
     rank: int
     rows: int
+    tokens_per_row: float
+    """On average. Where `measured_rows` is 0 and it was not said, that of the longest row that may be, so
+    that the time is an upper bound."""
+    measured_rows: int
+    """Rows of the file whose tokens were counted; 0 if none had to be, or the server did not answer."""
 
     @classmethod
     def of(cls, answer: Answer) -> "FineTuningEstimate":
@@ -86,4 +91,6 @@ class FineTuningEstimate(Estimate):
             max_length=shape.length,
             rank=shape.rank,
             rows=answer.plan.rows,
+            tokens_per_row=round(answer.plan.tokens_per_row or shape.length, 1),
+            measured_rows=answer.measured_rows,
         )

@@ -1,7 +1,10 @@
 """Estimates a training on the GPUs that trainers have reported."""
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import httpx
+from anyio import to_thread
 
 from narrowcast.errors import InvalidInput, NotFound, Unavailable
 from narrowcast.estimates.architecture import read_architecture
@@ -10,8 +13,16 @@ from narrowcast.estimates.history import EstimateFacts, NodeFacts
 from narrowcast.estimates.shapes import Quantization, TrainingShape, rows_at_once
 from narrowcast.training import Hyperparameters
 from narrowcast_gateway.datasets.service import Datasets
+from narrowcast_gateway.previews.service import tokenize_rows
+from narrowcast_gateway.previews.tokenizer import BaseTokenizer, Limits
 from narrowcast_gateway.settings import ServersSettings
+from narrowcast_gateway.training.served import UNKNOWN, ask_served
 from narrowcast_gateway.training.service import Training
+
+_SAMPLE: Final = 48
+"""Rows of a file that are tokenized, for their mean; a fifth of a second."""
+_LONGEST: Final = 8
+"""And those with most letters, one of which will be the longest in tokens."""
 
 
 @dataclass(frozen=True)
@@ -36,35 +47,76 @@ class Answer:
     base_model: str
     plan: Plan
     estimate: Estimate
+    measured_rows: int
+    """Of the file, whose tokens were counted for it."""
 
 
 class Estimates:
     """Answers questions; keeps nothing."""
 
     def __init__(
-        self, facts: EstimateFacts, training: Training, datasets: Datasets, servers: ServersSettings
+        self,
+        facts: EstimateFacts,
+        training: Training,
+        datasets: Datasets,
+        servers: ServersSettings,
+        http: httpx.AsyncClient,
     ) -> None:
         self._facts = facts
         self._training = training
         self._datasets = datasets
         self._servers = servers
+        self._http = http
 
-    def create(self, tenant: str, question: Question) -> Answer:
+    async def create(self, tenant: str, question: Question) -> Answer:
         """Estimate a training.
+
+        What is not said of its rows is measured on some of them, by the tokenizer of the server that
+        serves the base. Where that does not answer every row is taken for the longest that may be.
 
         Raises:
             NotFound: no such base model, dataset, file or GPU.
             InvalidInput: the hyper-parameters cannot be trained with, or the base's architecture is unknown.
             Unavailable: no trainer has reported yet.
         """
-        if question.base_model not in self._servers.bases:
+        url = self._servers.bases.get(question.base_model)
+        if url is None:
             raise NotFound("no such base model", code="model_not_found", param="model")
-        hyperparameters = self._training.check(question.hyperparameters)
+        served = await to_thread.run_sync(ask_served, str(url))
+        hyperparameters = self._training.check(question.hyperparameters, served)
+        rows = await to_thread.run_sync(self._rows, tenant, question)
+        measured = 0
+        open_ = not (question.tokens_per_row and question.longest_row)
+        if question.training_file and open_ and served != UNKNOWN:
+            tokenizer = BaseTokenizer(self._http, question.base_model, str(url))
+            lengths = await self._lengths(tenant, question.training_file, tokenizer)
+            measured = len(lengths.of_any)
+            question = lengths.completed(question)
+        return await to_thread.run_sync(self._answer, question, hyperparameters, rows, measured)
+
+    def _answer(
+        self, question: Question, hyperparameters: Hyperparameters, rows: int, measured: int
+    ) -> Answer:
         node = self._node(question.gpu)
         architecture = read_architecture(self._facts.config(question.base_model))
-        plan = _plan(question, hyperparameters, node, self._rows(tenant, question))
+        plan = _plan(question, hyperparameters, node, rows)
         correction = self._facts.correction(node.name, plan.shape.engine)
-        return Answer(question.base_model, plan, estimate(architecture, plan, node, correction))
+        return Answer(question.base_model, plan, estimate(architecture, plan, node, correction), measured)
+
+    async def _lengths(self, tenant: str, training_file: str, tokenizer: BaseTokenizer) -> "_Lengths":
+        manifest = self._datasets.get(tenant, training_file, param="training_file")
+        rows = await to_thread.run_sync(self._datasets.rows, manifest, "train")
+        by_letters = sorted(range(len(rows)), key=lambda place: len(rows[place].input + rows[place].output))
+        longest, any_ = by_letters[-_LONGEST:], range(0, len(rows), -(-len(rows) // _SAMPLE))
+        # Which rows are too long, or have no end, is for a preview to say.
+        limits = Limits(stop_ids=frozenset(), max_length=0)
+        try:
+            numbered = [(place, rows[place]) for place in sorted({*longest, *any_})]
+            tokenized = await tokenize_rows(tokenizer, numbered, limits)
+        except (Unavailable, InvalidInput):
+            return _Lengths([], [])
+        tokens = {row.number: len(row.whole) for row in tokenized}
+        return _Lengths([tokens[place] for place in any_], list(tokens.values()))
 
     def _node(self, gpu: str | None) -> NodeFacts:
         nodes = self._facts.nodes()
@@ -90,6 +142,26 @@ class Estimates:
         return rows
 
 
+@dataclass(frozen=True)
+class _Lengths:
+    """Tokens of some rows of a file; none where they could not be counted."""
+
+    of_any: list[int]
+    """Spread over the file."""
+    all: list[int]
+    """And those with most letters."""
+
+    def completed(self, question: Question) -> Question:
+        """Return the question with what it leaves open of its rows."""
+        if not self.all:
+            return question
+        return replace(
+            question,
+            tokens_per_row=question.tokens_per_row or sum(self.of_any) / len(self.of_any),
+            longest_row=question.longest_row or max(self.all),
+        )
+
+
 def _stored(hyperparameters: Hyperparameters, node: NodeFacts) -> Quantization:
     if hyperparameters.quantization != "auto":
         return hyperparameters.quantization
@@ -99,14 +171,18 @@ def _stored(hyperparameters: Hyperparameters, node: NodeFacts) -> Quantization:
 def _plan(question: Question, hyperparameters: Hyperparameters, node: NodeFacts, rows: int) -> Plan:
     engine = node.engine if hyperparameters.engine == "auto" else hyperparameters.engine
     length = min(hyperparameters.max_length, question.longest_row or hyperparameters.max_length)
-    batch_size = hyperparameters.batch_size
+    # Of a sweep's choices the one that takes most memory.
+    at_once, batch_size = max(
+        (rows_at_once(length, size, node.micro_batch_tokens), size) for size in hyperparameters.batch_sizes
+    )
     shape = TrainingShape(
         rank=hyperparameters.largest_rank,
         length=length,
-        micro_batch=question.micro_batch or rows_at_once(length, batch_size, node.micro_batch_tokens),
+        micro_batch=question.micro_batch or at_once,
         engine=engine,
         quantization=question.quantization or _stored(hyperparameters, node),
         autocast=node.bf16,
+        modules=hyperparameters.module_names,
     )
     plan = Plan(
         shape=shape,
@@ -114,7 +190,8 @@ def _plan(question: Question, hyperparameters: Hyperparameters, node: NodeFacts,
         epochs=hyperparameters.most_epochs,
         trials=hyperparameters.n_trials,
         batch_size=batch_size,
-        tokens_per_row=question.tokens_per_row,
+        tokens_per_row=min(question.tokens_per_row, length) if question.tokens_per_row else None,
+        smallest_batch=min(hyperparameters.batch_sizes),
     )
     check_plan(plan)
     return plan

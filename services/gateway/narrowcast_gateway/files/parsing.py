@@ -30,7 +30,7 @@ def parse_rows(data: bytes) -> list[Row]:
 def _array(text: str) -> list[tuple[str, Any]]:
     try:
         array = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise _invalid("the file is not valid JSON") from None
     return [(f"row {number}", entry) for number, entry in enumerate(array, start=1)]
 
@@ -42,7 +42,7 @@ def _lines(text: str) -> list[tuple[str, Any]]:
             continue
         try:
             entries.append((f"line {number}", json.loads(line)))
-        except ValueError:
+        except (ValueError, RecursionError):
             raise _invalid(f"line {number} is not valid JSON", param=f"line {number}") from None
     return entries
 
@@ -70,6 +70,11 @@ def _from_chat(messages: Any, place: str) -> dict[str, Any]:
         # One prompt for training and serving: other chats would train what /v1/reports never sends.
         raise _invalid(
             f"{place}: messages must be one system, one user and one assistant message", param=place
+        )
+    if messages[-1].get("weight", 1) != 1:
+        raise _invalid(
+            f"{place}: the assistant's message has a weight other than 1; leave the row out, or the weight",
+            param=place,
         )
     contents = [message.get("content") for message in messages]
     return dict(zip(("instruction", "input", "output"), contents, strict=True))

@@ -15,6 +15,7 @@ from narrowcast.prompts import completion_messages, prompt_messages
 from narrowcast_gateway.datasets.service import Datasets
 from narrowcast_gateway.previews.tokenizer import BaseTokenizer, Limits
 from narrowcast_gateway.settings import ServersSettings
+from narrowcast_gateway.training.served import ask_served
 from narrowcast_gateway.training.service import Training
 
 _ROWS_AT_ONCE: Final = 16
@@ -125,7 +126,8 @@ class Previews:
         url = self._servers.bases.get(question.base_model)
         if url is None:
             raise NotFound("no such base model", code="model_not_found", param="model")
-        max_length = self._training.check(question.hyperparameters).max_length
+        served = await to_thread.run_sync(ask_served, str(url))
+        max_length = self._training.check(question.hyperparameters, served).max_length
         rows = await to_thread.run_sync(self._rows, tenant, question.training_file)
         if question.whole_file and len(rows) > MOST_ROWS:
             raise InvalidInput(

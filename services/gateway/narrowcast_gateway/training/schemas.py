@@ -4,13 +4,31 @@ import time
 from datetime import datetime
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    JsonValue,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+)
 
 from narrowcast.checkpoints import CheckpointManifest
 from narrowcast.jobs.records import Job, JobEvent
 from narrowcast.jobs.schedule import HIGHEST_PRIORITY, MOST_ATTEMPTS, RunWindow, Schedule
 from narrowcast.sweeps import SearchSpace, Trial
-from narrowcast.training import EngineName, LinearKind, QuantizationName, SchedulerName, TrainingSpec
+from narrowcast.training import (
+    LINEAR_KINDS,
+    EngineName,
+    LinearKind,
+    QuantizationName,
+    SchedulerName,
+    TrainingSpec,
+)
 from narrowcast_gateway.schemas import ErrorDetail, job_times, seconds
 from narrowcast_gateway.training.results import result_file_id
 
@@ -19,6 +37,17 @@ _LONGEST_WAIT_S: Final = 366 * 86_400
 
 def _auto_is_unset(value: Any) -> Any:
     return None if value == "auto" else value
+
+
+def _said_at_once(value: Any, check: ValidatorFunctionWrapHandler) -> Any:
+    """Say what is wrong with the whole, where pydantic would of each thing that it may be."""
+    try:
+        checked = check(value)
+    except ValidationError:
+        checked = []
+    if checked == []:
+        raise ValueError(f'"all-linear", or a list of some of {", ".join(LINEAR_KINDS)}')
+    return checked
 
 
 def _within_a_year(value: datetime | None) -> datetime | None:
@@ -32,7 +61,7 @@ def _within_a_year(value: datetime | None) -> datetime | None:
 
 
 class HyperparametersRequest(BaseModel):
-    """OpenAI's three and ours; what is left out or `"auto"` takes the default."""
+    """OpenAI's three, which may be `"auto"`, and ours; what is left out takes the default."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -44,7 +73,9 @@ class HyperparametersRequest(BaseModel):
     alpha: int | None = None
     """Left out, it is the rank."""
     dropout: float | None = None
-    target_modules: Literal["all-linear"] | list[LinearKind] | None = None
+    target_modules: Annotated[
+        Literal["all-linear"] | list[LinearKind] | None, WrapValidator(_said_at_once)
+    ] = None
     """All linear layers but the output layer, or some of the seven kinds."""
     scheduler: SchedulerName | None = None
     warmup_ratio: float | None = None

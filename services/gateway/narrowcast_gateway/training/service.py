@@ -167,15 +167,18 @@ class Training:
             first = error.errors()[0]
             # Of a field that may be one thing or another, pydantic adds which of them it tried.
             name = str(first["loc"][0]) if first["loc"] else "sweep"
+            message = first["msg"].removeprefix("Value error, ")
             raise InvalidInput(
-                f"{name}: {first['msg']}", code="invalid_hyperparameter", param=f"hyperparameters.{name}"
+                f"{name}: {message}", code="invalid_hyperparameter", param=f"hyperparameters.{name}"
             ) from None
         if checked.largest_rank > self._servers.max_lora_rank:
             raise InvalidInput(
                 f"rank {checked.largest_rank} is above {self._servers.max_lora_rank}, the most that is"
                 " served here",
                 code="unservable_adapter",
-                param="hyperparameters.rank",
+                param="hyperparameters.sweep.rank"
+                if checked.sweep and checked.largest_rank != checked.rank
+                else "hyperparameters.rank",
             )
         if served.max_model_len is not None and checked.max_length > served.max_model_len:
             raise InvalidInput(

@@ -29,6 +29,7 @@ _CONNECT_TIMEOUT_S: Final = 5.0
 _ASK_AGAIN_S: Final = 1.0
 _AT_ONCE: Final = 200
 _START: Final = "0-0"
+_IDS_END: Final = 2**64
 _EVENT_ID: Final = re.compile(r"^[0-9]{1,20}-[0-9]{1,20}\Z")
 
 
@@ -65,7 +66,7 @@ class EventStreams:
             Unavailable: ``too_many_streams``.
         """
         self._jobs.get(job_id, tenant=tenant, kind=JobKind.TRAINING)
-        if after is not None and not _EVENT_ID.match(after):
+        if after is not None and not (_EVENT_ID.match(after) and max(_place(after)) < _IDS_END):
             raise InvalidInput("not an event's id", code="invalid_parameter", param="after")
         if self._open[tenant] >= self._most_per_tenant:
             raise Unavailable(

@@ -84,7 +84,7 @@ def _draw(figure: Figure, card: TrainingCard) -> None:
     axes.grid(axis="y", color="#e2e8f0", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.set_xlim(left=0)
-    axes.legend(loc="upper right", edgecolor="none", framealpha=1)
+    axes.legend(loc="best", edgecolor="none", framealpha=1)
 
 
 def _draw_training(axes: Any, train: Sequence[tuple[int, float]]) -> None:
