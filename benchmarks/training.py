@@ -308,7 +308,7 @@ def tokens_of(rows: list[Row], base: Path) -> list[Example]:
 
 
 def estimate_over_measured(bench: Bench, engine: str, measured: Measurement) -> float:
-    """Return estimated over measured peak memory, the estimate uncorrected by earlier jobs."""
+    """Return estimated over measured peak of reserved memory, the estimate uncorrected by earlier jobs."""
     config = json.loads((bench.settings.models_dir / LARGE / "config.json").read_text())
     hyper = Hyperparameters.model_validate({"n_epochs": 1, "engine": engine, "max_length": LARGE_LENGTH})
     spec = TrainingSpec(base_model=LARGE, dataset="", adapter_id="a", hyperparameters=hyper)

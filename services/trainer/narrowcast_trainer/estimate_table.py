@@ -62,7 +62,19 @@ Shapes are those of the `config.json` in:
 Where each comes from is written in `shared/narrowcast/estimates/memory.py` and `activations.py`. The range
 has two causes: whether the loss runs compiled or, where that fails, eagerly, and how much of what PyTorch has
 reserved lies idle. Neither can be known from a `config.json`, so the middle is expected. Weights, LoRA,
-gradients and optimizer are exact.
+gradients and optimizer are exact. Beyond some 20,000 tokens a row the upper end is that of Unsloth's
+published table, which grows faster than what is counted here.
+
+Not counted: where several GPUs train under `ddp`, PyTorch's buckets hold the gradients once more (0.6 GiB for
+8B at rank 64). On a card that a base hardly fits, unsloth moves the input embedding into the host's memory by
+itself, and takes that much less.
+
+## Rows that are there
+
+`POST /v1/fine_tuning/estimates` with a `training_file` measures: the served base's own tokenizer counts some
+of the file's rows, and those with most letters (`measured_rows` in the answer). Their mean gives the minutes,
+the longest one the memory. Where the server does not answer, and on the command line without
+`--tokens-per-row`, every row is taken for the longest that may be, and both are upper bounds.
 
 ## How it corrects itself
 

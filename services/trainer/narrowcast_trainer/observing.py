@@ -10,7 +10,7 @@ from narrowcast.errors import NarrowcastError
 from narrowcast.estimates.architecture import read_architecture
 from narrowcast.estimates.duration import tokens_per_second
 from narrowcast.estimates.history import EstimateFacts, NodeFacts, Observation
-from narrowcast.estimates.memory import context, memory_terms
+from narrowcast.estimates.memory import context, memory_terms, slack
 from narrowcast.estimates.shapes import Range, TrainingShape
 from narrowcast.jobs.records import Job
 from narrowcast.training import TrainingSpec
@@ -64,13 +64,13 @@ def observation(
         memory_bytes=node.memory_bytes,
         modules=hyper.module_names,
     )
-    allocated = sum(memory_terms(architecture, shape).values(), Range.of(0)).expected
-    if node.device == "cpu":
-        allocated += context(shape).expected  # the measured peak is the whole process's there
+    allocated = sum(memory_terms(architecture, shape).values(), Range.of(0))
+    # What is measured: on CUDA what PyTorch has reserved, else the whole process.
+    expected_bytes = allocated + (slack(allocated) if node.device == "cuda" else context(shape))
     tokens_per_row = result["trained_tokens"] / (metrics["steps"] * hyper.batch_size)
     expected = tokens_per_second(architecture, shape, node.name, node.cores, tokens_per_row)
     speed = metrics.get("tokens_per_s")
     return Observation(
-        memory_ratio=metrics["peak_memory_bytes"] / allocated,
+        memory_ratio=metrics["peak_memory_bytes"] / expected_bytes.expected,
         speed_ratio=speed / expected.expected if expected is not None and speed else None,
     )

@@ -93,6 +93,12 @@ class RunningJob:
         if due:
             self.renew()
 
+    @property
+    def last_progress(self) -> dict[str, Any] | None:
+        """What was reported last, stored or not yet; None if nothing was."""
+        with self._lock:
+            return self._progress
+
     def event(
         self,
         message: str,
@@ -239,7 +245,7 @@ def _fail(store: JobStore, running: RunningJob, owner: str, error: Exception) ->
 def _finish(store: JobStore, running: RunningJob, owner: str, status: JobStatus, **outcome: Any) -> None:
     while True:
         try:
-            store.finish(running.job.id, owner, status, **outcome)
+            store.finish(running.job.id, owner, status, progress=running.last_progress, **outcome)
             return
         except (redis.ConnectionError, redis.TimeoutError):
             # As long as the lease lasts nobody else touches the job, and what was done is not undone.

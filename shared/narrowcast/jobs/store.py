@@ -174,8 +174,9 @@ class JobStore(JobReader):
         *,
         result: dict[str, Any] | None = None,
         error: JobError | None = None,
+        progress: dict[str, Any] | None = None,
     ) -> Job:
-        """End a running job.
+        """End a running job, and store how far it came if that is given.
 
         Raises:
             LeaseLost: the job is another's now.
@@ -183,6 +184,8 @@ class JobStore(JobReader):
 
         def change(job: Job) -> Job:
             job.check_owner(owner)
+            if progress is not None:
+                job = job.model_copy(update={"progress": progress})
             return job.finished(status, time.time(), result=result, error=error)
 
         return self._change(job_id, change)

@@ -1,6 +1,8 @@
 """Where job records lie in Redis, and what is written with every change of one."""
 
+from datetime import datetime
 from typing import Any, Final
+from zoneinfo import ZoneInfo
 
 from pydantic import ValidationError
 
@@ -83,6 +85,15 @@ def write(pipe: Any, before: Job, after: Job, requeue: Requeue | None = None) ->
         add_event(pipe, after.id, _status_event(before, after, requeue))
 
 
+def _hours_begin(job: Job) -> str | None:
+    """Return when the hours of a job that is queued begin, by its own clock; None if it is within them."""
+    window, now = job.schedule.window, job.queued_at
+    if window is None or now is None or window.is_open(now):
+        return None
+    begins = datetime.fromtimestamp(window.opening(now), ZoneInfo(window.time_zone))
+    return begins.isoformat(timespec="minutes")
+
+
 def _status_event(before: Job, after: Job, requeue: Requeue | None) -> JobEvent:
     level = "info"
     if after.status is JobStatus.RUNNING:
@@ -91,6 +102,8 @@ def _status_event(before: Job, after: Job, requeue: Requeue | None) -> JobEvent:
         message = (
             _REQUEUED[requeue] if requeue is not None else f"no longer {before.status}; the job is queued"
         )
+        if requeue is Requeue.INTERRUPTED and (begins := _hours_begin(after)):
+            message = f"its hours are over; the job is queued, and goes on from {begins}"
         level = "warn" if requeue in {Requeue.WORKER_LOST, Requeue.UNAVAILABLE} else "info"
     elif after.error is not None:
         message, level = f"the job has failed: {after.error.message}", "error"

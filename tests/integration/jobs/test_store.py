@@ -310,6 +310,17 @@ def test_a_record_of_a_newer_version_stands_in_nobodys_way(
     assert connections.redis.get(record_key(foreign.id)) == record
 
 
+def test_a_job_ends_with_the_progress_that_it_made(
+    connections: Connections, settings: Settings, tenant: str
+) -> None:
+    def steps(running: RunningJob) -> dict[str, Any]:
+        for step in range(1, 4):
+            running.progress(step=step)  # stored once a second
+        return {}
+
+    assert run(connections, settings.jobs, tenant, steps).progress == {"step": 3}
+
+
 def test_a_handler_that_lost_its_lease_writes_nothing(
     connections: Connections, settings: Settings, tenant: str
 ) -> None:

@@ -106,6 +106,11 @@ def test_a_training_stops_when_its_hours_are_over(desk: Desk, start_worker: Star
     )
     queued = desk.wait(job.id, lambda job: job.status is not JobStatus.RUNNING)
     assert (queued.status, queued.attempt) == (JobStatus.QUEUED, 0)
+    today, tomorrow = (time.strftime("%Y-%m-%d", time.gmtime(time.time() + days * 86_400)) for days in (0, 1))
+    (said,) = [message for message in desk.events(job.id) if message.startswith("its hours are over")]
+    assert said.removeprefix("its hours are over; the job is queued, and goes on from ") in {
+        f"{day}T{begin}+00:00" for day in (today, tomorrow)
+    }
     assert any(key.endswith("manifest.json") for key in desk.checkpoints(job.id))
     time.sleep(2)  # four sweeps of the worker's reaper
     assert desk.job(job.id).status is JobStatus.QUEUED

@@ -1,5 +1,6 @@
 """``/v1/fine_tuning`` on the wire: OpenAI's objects, with our hyper-parameters beside theirs."""
 
+import json
 import time
 from datetime import datetime
 from typing import Annotated, Any, Final, Literal
@@ -24,6 +25,7 @@ from narrowcast.sweeps import SearchSpace, Trial
 from narrowcast.training import (
     LINEAR_KINDS,
     EngineName,
+    Hyperparameters,
     LinearKind,
     QuantizationName,
     SchedulerName,
@@ -32,6 +34,8 @@ from narrowcast.training import (
 from narrowcast_gateway.schemas import ErrorDetail, job_times, seconds
 from narrowcast_gateway.training.results import result_file_id
 
+_MAY_BE_AUTO: Final = ("n_epochs", "batch_size", "learning_rate_multiplier")
+_BOUNDS: Final = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
 _LONGEST_WAIT_S: Final = 366 * 86_400
 
 
@@ -50,6 +54,21 @@ def _said_at_once(value: Any, check: ValidatorFunctionWrapHandler) -> Any:
     return checked
 
 
+def _with_bounds(schema: dict[str, Any]) -> None:
+    """Say in the OpenAPI document what the domain allows, and takes for what is left out."""
+    domain = Hyperparameters.model_json_schema()["properties"]
+    for name, field in schema["properties"].items():
+        known = domain[name]
+        for number in field.get("anyOf", []):
+            if number.get("type") in {"integer", "number"}:
+                number.update({bound: known[bound] for bound in _BOUNDS if bound in known})
+        if name in _MAY_BE_AUTO:
+            field["anyOf"].append({"type": "string", "const": "auto"})
+        if known.get("default") is not None and name != "alpha":
+            said = [field["description"]] if "description" in field else []
+            field["description"] = " ".join([*said, f"Default: {json.dumps(known['default'])}."])
+
+
 def _within_a_year(value: datetime | None) -> datetime | None:
     if value is None:
         return None
@@ -63,7 +82,7 @@ def _within_a_year(value: datetime | None) -> datetime | None:
 class HyperparametersRequest(BaseModel):
     """OpenAI's three, which may be `"auto"`, and ours; what is left out takes the default."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", json_schema_extra=_with_bounds)
 
     n_epochs: Annotated[int | None, BeforeValidator(_auto_is_unset)] = None
     batch_size: Annotated[int | None, BeforeValidator(_auto_is_unset)] = None

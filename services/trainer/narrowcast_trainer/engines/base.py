@@ -58,8 +58,8 @@ class Trained:
     metrics: dict[str, float]
     """``train_loss`` (nats per trained token, the last epoch's), ``valid_loss`` and ``best_step`` (of the
     evaluation whose weights these are), ``seconds`` (over all attempts), ``steps``, ``tokens_per_s``
-    (this attempt's, padding left out), ``trainable_parameters``, ``peak_memory_bytes`` (of tensors on CUDA,
-    without one of the process), ``micro_batch_rows``, ``longest_row_tokens``."""
+    (this attempt's, padding left out), ``trainable_parameters``, ``peak_memory_bytes`` (what PyTorch
+    reserved on CUDA, without one the process's), ``micro_batch_rows``, ``longest_row_tokens``."""
     record: RunRecord
     """Of all attempts; the training card is made of it."""
     trials: tuple[Trial, ...] = ()

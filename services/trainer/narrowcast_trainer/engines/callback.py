@@ -215,7 +215,7 @@ class JobCallback(TrainerCallback):
             epoch=state.epoch,
             tokens_per_s=round((tokens - tokens_before) / seconds, 1) if known else None,
             eta_s=round((state.max_steps - last) * seconds / (last - first), 1) if known else None,
-            gpu_memory_bytes=int(torch.cuda.max_memory_allocated()) if torch.cuda.is_available() else None,
+            gpu_memory_bytes=int(torch.cuda.max_memory_reserved()) if torch.cuda.is_available() else None,
             **measured,
         )
 

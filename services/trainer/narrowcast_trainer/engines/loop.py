@@ -2,7 +2,6 @@
 
 import gc
 import math
-import resource
 import sys
 import time
 from collections.abc import Callable
@@ -21,12 +20,11 @@ from narrowcast_trainer.engines.best import save_adapter
 from narrowcast_trainer.engines.callback import JobCallback
 from narrowcast_trainer.engines.ordered import OrderedTrainer
 from narrowcast_trainer.engines.precision import Precision, Quantization, check_quantized
-from narrowcast_trainer.engines.recorder import Recorder
+from narrowcast_trainer.engines.recorder import Recorder, peak_memory
 from narrowcast_trainer.engines.tracking import tracked
 from narrowcast_trainer.protocol import Prepared
 from narrowcast_trainer.ranks import world_size
 
-_KIB = 1024
 _RANKS_WAIT_S = 3600
 """For one another: rank 0 alone uploads a checkpoint, to an object store that may be away meanwhile."""
 _FSDP = {
@@ -93,7 +91,7 @@ def run(
     earlier = task.resume.seconds if task.resume else 0.0
     metrics = callback.summary() | {
         "seconds": round(earlier + time.monotonic() - started, 1),
-        "peak_memory_bytes": float(_peak_memory()),
+        "peak_memory_bytes": float(peak_memory()),
         "trainable_parameters": float(model.num_parameters(only_trainable=True)),
         # What the memory was needed for; estimates learn from it.
         "micro_batch_rows": float(rows_at_once),
@@ -235,9 +233,3 @@ def forget_earlier_runs() -> None:
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
-
-
-def _peak_memory() -> int:
-    if torch.cuda.is_available():
-        return int(torch.cuda.max_memory_allocated())
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _KIB

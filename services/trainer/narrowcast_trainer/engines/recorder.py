@@ -67,7 +67,7 @@ class Recorder(TrainerCallback):
         """Add to Trainer's own entry what it did not measure."""
         entry = state.log_history[-1]
         if "loss" in entry:
-            entry.update(self._step, memory_bytes=_peak_memory())
+            entry.update(self._step, memory_bytes=peak_memory())
         self._update()
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -79,7 +79,7 @@ class Recorder(TrainerCallback):
     def _update(self) -> None:
         if self._attempt is not None:
             self._attempt.seconds = round(time.monotonic() - self._began, 1)
-            self._attempt.peak_memory_bytes = _peak_memory()
+            self._attempt.peak_memory_bytes = peak_memory()
 
 
 def _attempt(task: TrainingTask, args: Any, state: Any, model: Any) -> Attempt:
@@ -92,7 +92,7 @@ def _attempt(task: TrainingTask, args: Any, state: Any, model: Any) -> Attempt:
         devices=args.world_size,
         device_memory_bytes=memory,
         loaded_memory_bytes=_held_memory(),
-        peak_memory_bytes=_peak_memory(),
+        peak_memory_bytes=peak_memory(),
         precision="bfloat16" if args.bf16 else "float16" if args.fp16 else "float32",
         optimizer=str(getattr(args.optim, "value", args.optim)),
         micro_batch_rows=args.per_device_train_batch_size,
@@ -116,7 +116,8 @@ def _held_memory() -> int:
     return int(_STATM.read_text().split()[1]) * resource.getpagesize()
 
 
-def _peak_memory() -> int:
+def peak_memory() -> int:
+    """Return the most bytes held since the run began: on CUDA what PyTorch reserved, else the process's."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_reserved()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _KIB
