@@ -1,6 +1,7 @@
 """Whether the kernel has been killing for want of memory."""
 
 import errno
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -37,7 +38,19 @@ def _cgroup_events() -> Path:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error means that memory ran out: by its type, as the system says it, or by its words."""
+    """Whether an error, or what caused it, means that memory ran out: by its type, or by its words."""
+    return any(_says_out_of_memory(one) for one in causes(error))
+
+
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """Yield an error, and what it was raised from or while handling."""
+    current: BaseException | None = error
+    while current is not None:
+        yield current
+        current = current.__cause__ or current.__context__
+
+
+def _says_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
     if isinstance(error, OSError) and error.errno == errno.ENOMEM:

@@ -2,12 +2,11 @@
 
 import errno
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
 from narrowcast.errors import NarrowcastError, Unavailable
-from narrowcast_trainer.memory import is_out_of_memory
+from narrowcast_trainer.memory import causes, is_out_of_memory
 from narrowcast_trainer.protocol import OUT_OF_MEMORY, Failed
 
 _FULL: Final = {errno.ENOSPC, errno.EDQUOT}
@@ -32,21 +31,14 @@ def reason_of(error: Exception, work_dir: Path) -> Failed:
         retry = isinstance(error, Unavailable)
         return Failed(code=error.code, message=error.message, param=error.param, retry=retry)
     kind = type(error).__name__
-    if any(is_out_of_memory(one) for one in _chain(error)):
+    if is_out_of_memory(error):
         return Failed(code="out_of_memory", message=OUT_OF_MEMORY)
-    if any(_disk_full(one, work_dir) for one in _chain(error)):
+    if any(_disk_full(one, work_dir) for one in causes(error)):
         # It passes when somebody makes room, and what was trained up to the newest checkpoint is kept.
         return Failed(code="disk_full", message=DISK_FULL, retry=True)
     # A RuntimeError may be the device's fault, so the job may fare better next time.
     retry = isinstance(error, RuntimeError | OSError)
     return Failed(code="training_crashed", message=f"the training stopped with {kind}", retry=retry)
-
-
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    current: BaseException | None = error
-    while current is not None:
-        yield current
-        current = current.__cause__ or current.__context__
 
 
 def _disk_full(error: BaseException, work_dir: Path) -> bool:

@@ -122,7 +122,10 @@ def publish_checkpoint(order: TrainingOrder, reporter: Reporter, stop: StopSigna
         raise JobFailed("the job has no complete checkpoint", code="no_checkpoint")
     engine = create_engine(order.spec.hyperparameters.engine, order.settings.parallelism)
     checked = check_rows(order, storage.data, base.folder)
+    hyperparameters = checked.hyperparameters
     sweep = best_so_far(found.folder)
+    if sweep is None:
+        hyperparameters, found = of_running_trial(hyperparameters, found)
     adapter = sweep.adapter if sweep else best_in(found.folder) or found.folder
     if not (adapter / ADAPTER_CONFIG).is_file():
         raise JobFailed("no trial of the job has anything to keep yet", code="no_checkpoint")
@@ -139,9 +142,7 @@ def publish_checkpoint(order: TrainingOrder, reporter: Reporter, stop: StopSigna
         if sweep
         else {"steps": float(found.step), "seconds": found.seconds, **best_losses(found.folder)},
         record=record.model_copy(update={"files": checked.rows.files}),
-        hyperparameters=checked.hyperparameters
-        if sweep
-        else of_running_trial(checked.hyperparameters, found.folder),
+        hyperparameters=hyperparameters,
         trials=sweep.trials if sweep else (),
     )
     reporter.note(f"adapter {manifest.id} is published from a checkpoint", adapter=manifest.id)

@@ -54,12 +54,17 @@ def best_so_far(checkpoint: Path) -> Trained | None:
     return _trained(kept / _BEST, SweepState.model_validate_json((kept / _STATE).read_text()))
 
 
-def of_running_trial(hyper: Hyperparameters, checkpoint: Path) -> Hyperparameters:
-    """Return those of the run whose weights a checkpoint holds: of a sweep, the trial that was running."""
-    state = checkpoint / _IN_CHECKPOINT / _STATE
-    if not state.is_file():
-        return hyper
-    return hyper.of_trial(SweepState.model_validate_json(state.read_text()).running)
+def of_running_trial(hyper: Hyperparameters, checkpoint: Resumable) -> tuple[Hyperparameters, Resumable]:
+    """Return the hyper-parameters, and the checkpoint, of the run whose weights it holds.
+
+    Of a sweep that is the trial that was running, as if it had been alone.
+    """
+    path = checkpoint.folder / _IN_CHECKPOINT / _STATE
+    if not path.is_file():
+        return hyper, checkpoint
+    state = SweepState.model_validate_json(path.read_text())
+    own = {"step": checkpoint.step - state.step, "seconds": round(checkpoint.seconds - state.seconds, 1)}
+    return hyper.of_trial(state.running), checkpoint.model_copy(update=own)
 
 
 def _trained(adapter: Path, state: SweepState) -> Trained:

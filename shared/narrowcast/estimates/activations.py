@@ -106,7 +106,8 @@ def _unsloth(architecture: Architecture, shape: TrainingShape) -> Range:
         layer, most = (fixed + saved + 2 * stream + times * inner for times in _PEFT_GRADIENTS)
     else:
         layer = fixed + 3 * stream + attention + scales + 2 * inner + inner + 2 * stream
-        most = _PUBLISHED_OVER_COUNTED * layer
+        buffer = _dequantized(architecture, shape)
+        most = buffer + _PUBLISHED_OVER_COUNTED * (layer - buffer)
     # Hidden states before and after the last norm, and their gradient.
     loss = fixed + 3 * stream
     logits = _unsloth_piece(architecture, shape) * architecture.vocabulary

@@ -20,7 +20,7 @@ from narrowcast.settings import JobSettings
 _log = logs.get(__name__)
 _RENEWALS_PER_LEASE = 4
 _PROGRESS_EVERY_S = 1.0
-_FINISH_AGAIN_S = 0.5
+_AGAIN_S = 0.5
 
 
 class Cancelled(Exception):
@@ -220,7 +220,8 @@ def _run(store: JobStore, settings: JobSettings, running: RunningJob, owner: str
             _fail(store, running, owner, error)
         else:
             _log.warning("job_released", exc_info=error)
-            store.release(job_id, owner, interrupted=isinstance(error, Interrupted))
+            interrupted = isinstance(error, Interrupted)
+            _insist(running, lambda: store.release(job_id, owner, interrupted=interrupted))
     except Exception as error:  # noqa: BLE001 - a job must never hang in running
         _fail(store, running, owner, error)
     else:
@@ -243,12 +244,20 @@ def _fail(store: JobStore, running: RunningJob, owner: str, error: Exception) ->
 
 
 def _finish(store: JobStore, running: RunningJob, owner: str, status: JobStatus, **outcome: Any) -> None:
+    progress = running.last_progress
+    _insist(running, lambda: store.finish(running.job.id, owner, status, progress=progress, **outcome))
+
+
+def _insist(running: RunningJob, write: Callable[[], object]) -> None:
+    """Write how a job ended, for now or for good, also where Redis is away for a while.
+
+    As long as the lease lasts nobody else touches the job, and what was done is not undone.
+    """
     while True:
         try:
-            store.finish(running.job.id, owner, status, progress=running.last_progress, **outcome)
+            write()
             return
         except (redis.ConnectionError, redis.TimeoutError):
-            # As long as the lease lasts nobody else touches the job, and what was done is not undone.
             if running.is_lost():
                 raise LeaseLost(f"job {running.job.id} could not be ended before its lease was") from None
-            time.sleep(_FINISH_AGAIN_S)
+            time.sleep(_AGAIN_S)

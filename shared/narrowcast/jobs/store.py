@@ -11,7 +11,7 @@ from typing import Any
 
 import redis
 from kombu.exceptions import KombuError
-from pydantic import JsonValue
+from pydantic import JsonValue, ValidationError
 
 from narrowcast import logs
 from narrowcast.errors import Conflict, NotFound
@@ -261,6 +261,9 @@ class JobStore(JobReader):
                 job = self.get(job_id)
             except NotFound:
                 self._redis.srem(TO_ARCHIVE_KEY, job_id)
+                continue
+            except ValidationError:  # see writing.active
+                _log.warning("job_record_not_understood", job_id=job_id)
                 continue
             archive = JobArchive(job=job, events=self.events(job_id, job.tenant))
             self._archive.put(

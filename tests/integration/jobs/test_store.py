@@ -15,7 +15,7 @@ from narrowcast.jobs.queue import QUEUES
 from narrowcast.jobs.reaper import Reaper
 from narrowcast.jobs.records import Job, JobKind, JobStatus, LeaseLost
 from narrowcast.jobs.running import Interrupted, RunningJob, run_job
-from narrowcast.jobs.writing import record_key
+from narrowcast.jobs.writing import TO_ARCHIVE_KEY, record_key
 from narrowcast.settings import JobSettings, Settings
 
 
@@ -280,6 +280,26 @@ def test_a_result_waits_for_redis_as_long_as_the_lease_lasts(
     assert (job.status, job.result) == (JobStatus.SUCCEEDED, {"rows": 3})
 
 
+def test_an_interruption_waits_for_redis_too_and_costs_no_attempt(
+    connections: Connections, settings: Settings, tenant: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release, tries = connections.jobs.release, 0
+
+    def away_once(*given: Any, **named: Any) -> Job:
+        nonlocal tries
+        tries += 1
+        if tries == 1:
+            raise redis.TimeoutError
+        return release(*given, **named)
+
+    def interrupted(_: RunningJob) -> dict[str, Any]:
+        raise Interrupted
+
+    monkeypatch.setattr(connections.jobs, "release", away_once)
+    job = run(connections, settings.jobs, tenant, interrupted)
+    assert (job.status, job.attempt) == (JobStatus.QUEUED, 0)
+
+
 def test_a_lease_is_over_when_its_time_is_though_redis_says_nothing(
     connections: Connections, tenant: str
 ) -> None:
@@ -308,6 +328,11 @@ def test_a_record_of_a_newer_version_stands_in_nobodys_way(
     assert taken is not None
     assert taken.id == job.id
     assert connections.redis.get(record_key(foreign.id)) == record
+
+    # Nor when it has ended.
+    connections.redis.sadd(TO_ARCHIVE_KEY, foreign.id)
+    connections.jobs.finish(job.id, "worker", JobStatus.SUCCEEDED)
+    assert connections.jobs.archive_ended() == 1
 
 
 def test_a_job_ends_with_the_progress_that_it_made(

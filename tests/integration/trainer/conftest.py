@@ -27,7 +27,7 @@ from narrowcast.settings import JobSettings, Settings
 from narrowcast.training import Hyperparameters, TrainingSpec
 from narrowcast_trainer.settings import TrainerSettings, TrainingSettings
 
-TOY = "toy"
+TOY, REAL = "toy", "real"
 _GPUS_ON_CPU = Path(__file__).with_name("gpus_on_cpu")
 _TIMEOUT_S = 240.0
 
@@ -59,6 +59,13 @@ def models_dir(base_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     model: Any = LlamaForCausalLM(config)  # type: ignore[no-untyped-call]
     model.save_pretrained(folder / TOY)
     return folder
+
+
+@pytest.fixture
+def real_base(models_dir: Path, base_model: Path) -> None:
+    """Put ``real`` beside it, the real small model."""
+    if not (models_dir / REAL).exists():
+        shutil.copytree(base_model, models_dir / REAL)
 
 
 @pytest.fixture(params=["8.0", "7.5"], ids=["ampere", "turing"])

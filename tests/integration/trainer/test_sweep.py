@@ -127,7 +127,10 @@ def test_a_checkpoint_says_of_which_trial_it_is(whole: tuple[Trained, Path, list
             (checkpoint.folder / "kept" / "sweep" / "sweep.json").read_text()
         )
         trial = trained.trials[len(state.trials)]
-        assert of_running_trial(SWEPT, checkpoint.folder) == SWEPT.of_trial(trial.hyperparameters)
+        hyper, alone = of_running_trial(SWEPT, checkpoint)
+        assert hyper == SWEPT.of_trial(trial.hyperparameters)
+        assert alone.step == json.loads((checkpoint.folder / "trainer_state.json").read_text())["global_step"]
+        assert 0 < alone.seconds <= trial.seconds + 0.1
         seen.add(trial.number)
     assert {1, 2} <= seen
 

@@ -21,7 +21,7 @@ from narrowcast.jobs.records import JobStatus
 from narrowcast.prompts import TEMPLATE_HASH, instruction_for
 from narrowcast_trainer.settings import TrainerSettings
 
-from .conftest import TOY, Desk, Worker, alive, rows
+from .conftest import REAL, TOY, Desk, Worker, alive, rows
 
 Start = Callable[..., Worker]
 LINEAR = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
@@ -188,10 +188,12 @@ REFUSED: list[tuple[str, str, dict[str, Any]]] = [
     ("unknown_base_model", "no-such-base", {}),
     ("unservable_adapter", TOY, {"rank": 128}),
     ("engine_unavailable", TOY, {"engine": "unsloth"}),
-    ("training_diverged", TOY, {"learning_rate": 0.99, "learning_rate_multiplier": 100.0, "n_epochs": 50}),
+    # Of the real base: what the toy says is bounded, so that on some processors its loss hardly rises.
+    ("training_diverged", REAL, {"learning_rate": 0.99, "learning_rate_multiplier": 100.0, "n_epochs": 10}),
 ]
 
 
+@pytest.mark.usefixtures("real_base")
 def test_jobs_that_cannot_succeed_fail_at_once_with_their_reasons(desk: Desk, start_worker: Start) -> None:
     dataset = desk.dataset(rows(4))
     submitted = [(code, desk.submit(dataset, base, hyper)) for code, base, hyper in REFUSED]

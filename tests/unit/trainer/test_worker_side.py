@@ -16,7 +16,7 @@ from narrowcast.training import TrainingSpec
 from narrowcast_trainer.checks import base_folder
 from narrowcast_trainer.child import training_environment
 from narrowcast_trainer.engines import create_engine
-from narrowcast_trainer.memory import out_of_memory_kills
+from narrowcast_trainer.memory import is_out_of_memory, out_of_memory_kills
 from narrowcast_trainer.protocol import EVENT, Failed, Tick, TrainingOrder
 from narrowcast_trainer.reasons import reason_of
 from narrowcast_trainer.reporter import Reporter
@@ -95,6 +95,13 @@ def test_reasons_name_a_code_and_never_quote(
     reason = reason_of(error, tmp_path)
     assert (reason.code, reason.retry) == (code, retry)
     assert "Иванов" not in reason.message
+
+
+def test_what_caused_an_error_counts() -> None:
+    error = ValueError("a weight could not be quantised")
+    assert not is_out_of_memory(error)
+    error.__cause__ = RuntimeError("CUDA error: out of memory")
+    assert is_out_of_memory(error)
 
 
 def test_an_engine_this_node_lacks_is_refused() -> None:

@@ -1,10 +1,11 @@
 """Estimates a training on the GPUs that trainers have reported."""
 
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import httpx
-from anyio import to_thread
+from anyio import move_on_after, to_thread
 
 from narrowcast.errors import InvalidInput, NotFound, Unavailable
 from narrowcast.estimates.architecture import read_architecture
@@ -21,6 +22,8 @@ from narrowcast_gateway.training.service import Training
 
 _SAMPLE: Final = 48
 """Rows of a file that are tokenized, for their mean; a fifth of a second."""
+_PATIENCE_S: Final = 5.0
+"""With a server that is busy; an upper bound at once is worth more than the truth in minutes."""
 _LONGEST: Final = 8
 """And those with most letters, one of which will be the longest in tokens."""
 
@@ -110,10 +113,11 @@ class Estimates:
         longest, any_ = by_letters[-_LONGEST:], range(0, len(rows), -(-len(rows) // _SAMPLE))
         # Which rows are too long, or have no end, is for a preview to say.
         limits = Limits(stop_ids=frozenset(), max_length=0)
-        try:
+        tokenized = []
+        with suppress(Unavailable, InvalidInput), move_on_after(_PATIENCE_S):
             numbered = [(place, rows[place]) for place in sorted({*longest, *any_})]
             tokenized = await tokenize_rows(tokenizer, numbered, limits)
-        except (Unavailable, InvalidInput):
+        if not tokenized:
             return _Lengths([], [])
         tokens = {row.number: len(row.whole) for row in tokenized}
         return _Lengths([tokens[place] for place in any_], list(tokens.values()))

@@ -55,11 +55,16 @@ class BaseTokenizer:
         """
         body = {"model": self._base, "messages": list(messages), "add_generation_prompt": prompt}
         answer = await self._ask("POST", "/tokenize", body)
-        return [int(token) for token in answer["tokens"]]
+        try:
+            return [int(token) for token in answer["tokens"]]
+        except (KeyError, TypeError, ValueError):
+            raise self._failed() from None
 
     async def text(self, tokens: Sequence[int]) -> str:
         """Return tokens as text, special ones included."""
         answer = await self._ask("POST", "/detokenize", {"model": self._base, "tokens": list(tokens)})
+        if "prompt" not in answer:
+            raise self._failed()
         return str(answer["prompt"])
 
     async def _ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -78,7 +83,12 @@ class BaseTokenizer:
             )
         if not response.is_success:
             raise self._failed()
-        answer: dict[str, Any] = response.json()
+        try:
+            answer = response.json()
+        except ValueError:
+            answer = None
+        if not isinstance(answer, dict):
+            raise self._failed()
         return answer
 
     def _failed(self) -> Unavailable:

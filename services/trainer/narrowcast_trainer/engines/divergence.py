@@ -30,9 +30,9 @@ class DivergenceWatch:
     both. Fine-tuning begins at a model that predicts text already, so a lasting rise by 1 nat is
     no phase of learning.
 
-    Before there are 10 steps the first one's loss, which is the base's, stands for the lowest median. And
-    whatever the noise, a median loss of 1 nat more than that and than guessing uniformly is divergence:
-    steps that throw the loss about from the first one on look like noise to themselves.
+    Steps that throw the loss about from the first one on look like noise to themselves, and their lowest
+    median is a high one. So whatever the noise, a median loss of 1 nat more than guessing uniformly is
+    divergence, and than the first step's, which is the base's: one of random weights begins at a guess.
 
     The same losses give the same judgement, so a resumed run is shown those before it.
     """
@@ -69,7 +69,7 @@ class DivergenceWatch:
         else:
             self._overflows = 0
         if self._first is None:
-            self._first = self._best = loss
+            self._first = loss
         if self._recent:
             insort(self._differences, abs(loss - self._recent[-1]))
         self._recent.append(loss)
@@ -94,7 +94,6 @@ class DivergenceWatch:
     def _check_guessing(self, step: int, now: float) -> None:
         if self.vocabulary is None or self._first is None:
             return
-        # A base of random weights begins at about a guess.
         if now > max(self._first, math.log(self.vocabulary)) + _WORSE_BY_NATS:
             raise self._diverged(step, f"the loss rose from {self._first:.2f} to {now:.2f}, above guessing")
 
