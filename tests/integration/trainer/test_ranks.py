@@ -18,7 +18,7 @@ from narrowcast_trainer.ranks import SeveralRanks
 from narrowcast_trainer.settings import TrainerSettings, TrainingSettings
 from narrowcast_trainer.sweep import Sweep
 
-from .conftest import TOY, Desk, Worker, rows
+from .conftest import REAL, TOY, Desk, Worker, rows
 from .test_resume import HYPER, StopAtStep, _adapter, _task
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -176,6 +176,7 @@ def test_a_rank_that_is_killed_costs_what_a_training_process_does(
 
 
 @pytest.mark.faults
+@pytest.mark.usefixtures("real_base")
 def test_a_job_that_no_two_ranks_share_trains_on_one(
     desk: Desk, start_worker: Callable[..., Worker], trainer_settings: TrainerSettings
 ) -> None:
@@ -183,7 +184,8 @@ def test_a_job_that_no_two_ranks_share_trains_on_one(
     job = desk.submit(desk.dataset(rows(6)), hyper={"batch_size": 3, "n_epochs": 1})
     diverging = desk.submit(
         desk.dataset(rows(4)),
-        hyper={"learning_rate": 0.99, "learning_rate_multiplier": 100.0, "n_epochs": 50},
+        base=REAL,
+        hyper={"learning_rate": 0.99, "learning_rate_multiplier": 100.0, "n_epochs": 10},
     )
     start_worker()
     assert desk.ended(job.id).status is JobStatus.SUCCEEDED

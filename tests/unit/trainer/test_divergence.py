@@ -65,6 +65,8 @@ def test_a_lasting_rise_stops_within_a_window() -> None:
     [
         [3.0, 30.0, 76.0, 15.0, 22.0, 41.0, 18.0, 33.0, 60.0, 25.0, 30.0, 28.0],
         [3.0, 15.0, 19.0, 13.0],  # ended before a window was full
+        # Seen with SmolLM2: ln 49,152 is 10.8, and a model that says so of everything has no gradient.
+        [1.3, 2.2, 17.1, 10.8, 10.8, 10.8, 19.0, 10.8, 10.8, 10.8, 10.8, 10.8],
     ],
 )
 def test_what_diverges_from_its_first_steps_on_does_not_pass_for_noise(losses: list[float]) -> None:
@@ -72,7 +74,7 @@ def test_what_diverges_from_its_first_steps_on_does_not_pass_for_noise(losses: l
     watch.vocabulary = 49_152
     stopped = _feed(watch, losses)
     if stopped is None:
-        with pytest.raises(JobFailed, match=r"rose from 3\.00 to 14\.00, above guessing") as failed:
+        with pytest.raises(JobFailed, match=r"rose from 3\.00 to 14\.00, which is") as failed:
             watch.conclude(len(losses))
         assert failed.value.code == "training_diverged"
     else:

@@ -31,8 +31,9 @@ class DivergenceWatch:
     no phase of learning.
 
     Steps that throw the loss about from the first one on look like noise to themselves, and their lowest
-    median is a high one. So whatever the noise, a median loss of 1 nat more than guessing uniformly is
-    divergence, and than the first step's, which is the base's: one of random weights begins at a guess.
+    median is a high one; or they leave a model whose every guess is uniform, and no gradient. So whatever the
+    noise, a median loss as high as that of guessing, less 1 nat, is divergence, unless the base began there:
+    unless the first step's, which is the base's, was less than 2 nats lower.
 
     The same losses give the same judgement, so a resumed run is shown those before it.
     """
@@ -94,8 +95,10 @@ class DivergenceWatch:
     def _check_guessing(self, step: int, now: float) -> None:
         if self.vocabulary is None or self._first is None:
             return
-        if now > max(self._first, math.log(self.vocabulary)) + _WORSE_BY_NATS:
-            raise self._diverged(step, f"the loss rose from {self._first:.2f} to {now:.2f}, above guessing")
+        if now > max(math.log(self.vocabulary) - _WORSE_BY_NATS, self._first + 2 * _WORSE_BY_NATS):
+            raise self._diverged(
+                step, f"the loss rose from {self._first:.2f} to {now:.2f}, which is that of mere guessing"
+            )
 
     def _diverged(self, step: int, what: str) -> JobFailed:
         return JobFailed(
