@@ -64,7 +64,7 @@ class JobReader:
         if after is not None:
             rank = self._redis.zrevrank(index, after)
             if rank is None:
-                raise NotFound(f"no job {after}")
+                raise NotFound(f"no job {after}", param="after")
             start = int(rank) + 1
         job_ids = self._redis.zrevrange(index, start, start + limit)
         return [self.get(job_id) for job_id in job_ids[:limit]], len(job_ids) > limit

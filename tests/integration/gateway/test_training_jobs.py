@@ -298,6 +298,11 @@ def test_events_are_paged_from_the_newest(gateway: Any, file_id: str) -> None:
     assert not rest["has_more"]
 
 
+def test_a_page_after_nothing_is_refused(gateway: Any, error: Error) -> None:
+    found = error(gateway.http.get("/v1/fine_tuning/jobs?after=ftjob-0"), 404, "not_found")
+    assert found["param"] == "after"
+
+
 def test_a_sweep_needs_rows_to_compare_its_trials_by(gateway: Any, file_id: str, error: Error) -> None:
     body = {"model": BASE, "training_file": file_id}
     hyperparameters = {"rank": 16, "n_trials": 5}
