@@ -191,8 +191,8 @@ async def test_a_preview_is_what_is_trained_and_needs_no_gpu(
     answer = gateway.post("/v1/fine_tuning/previews", json=asked | {"whole_file": True})
     assert answer.status_code == 200, answer.text
     roomy = {"hyperparameters": {"max_length": 100_000}, "rows": 1}
-    beyond = gateway.post("/v1/fine_tuning/previews", json=asked | roomy).json()
-    assert beyond["max_length"] == 8192, "the base reads no more"
+    beyond = gateway.post("/v1/fine_tuning/previews", json=asked | roomy)
+    assert (beyond.status_code, beyond.json()["error"]["code"]) == (400, "max_length_not_served")
     assert_shown(answer.json(), [len(example.input_ids) for example in trained])
     text = gateway.post("/v1/fine_tuning/previews", json=asked, headers={"Accept": "text/plain"}).text
     assert "assistant\n⟦Грыжа диска 5 мм, ёмкость сохранена.<|im_end|>\n⟧" in text
