@@ -362,7 +362,7 @@ def test_what_is_no_event_is_refused(gateway: Any, error: Error, file_id: str) -
     body = {"model": BASE, "training_file": file_id}
     job_id = gateway.http.post("/v1/fine_tuning/jobs", json=body).json()["id"]
     url = f"/v1/fine_tuning/jobs/{job_id}/events?stream=true&after="
-    for bad in ("$", "x", "1-1-1", "0-0 BLOCK"):
+    for bad in ("$", "x", "1-1-1", "0-0 BLOCK", f"{2**64}-0", f"0-{2**64}"):
         assert error(gateway.http.get(url + bad), 400, "invalid_parameter")["param"] == "after"
 
 
