@@ -10,11 +10,9 @@ import re
 import signal
 import time
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import httpx
 import openai
 import psutil
 import pytest
@@ -22,30 +20,17 @@ from transformers import AutoTokenizer
 
 from narrowcast import prompts
 from narrowcast.adapters import AdapterManifest, adapter_prefix
-from narrowcast.artifacts import fetch, read_manifest, sha256_of
+from narrowcast.artifacts import fetch, read_manifest
 
+from .caller import export, follow
 from .llama import Llama, Reference, chat_template, go_rendered
 
 STATE: dict[str, Any] = {}
-_POLL_S = 0.3
 TOKENS = 32
 """Of an answer, compared one by one."""
 TIES = {"vllm": 0.25, "f16": 0.05, "base and lora": 0.05}
 """By how much two tokens' logits may differ where a rounding decides between them: bfloat16 has 8 bits, float16
 11. 8 and 4 bits are approximations, which may say something else."""
-
-
-def follow(
-    http: httpx.Client, path: str, timeout_s: float, until: Callable[[dict[str, Any]], bool] | None = None
-) -> dict[str, Any]:
-    """Poll a job-like object until it has ended, or until ``until`` holds."""
-    deadline = time.monotonic() + timeout_s
-    while time.monotonic() < deadline:
-        state: dict[str, Any] = http.get(path).raise_for_status().json()
-        if state["status"] in {"succeeded", "failed", "cancelled"} or (until is not None and until(state)):
-            return state
-        time.sleep(_POLL_S)
-    raise AssertionError(f"{path} did not end in {timeout_s} s: {state}")
 
 
 def test_documents_become_a_dataset_without_personal_data(site: Any, corpus: Any) -> None:
@@ -291,25 +276,6 @@ def test_evaluation_against_base_and_nearest_report(site: Any) -> None:
     assert unknown.status_code == 404
 
 
-def export(site: Any, folder: Path, **wanted: Any) -> dict[str, Path]:
-    """Export the adapter and download it, as a user does; return the files by name."""
-    created = site.http.post("/v1/exports", json={"adapter": STATE["adapter"], **wanted})
-    assert created.status_code == 202, created.text
-    path = f"/v1/exports/{created.json()['id']}"
-    done = follow(site.http, path, 240)
-    assert done["status"] == "succeeded", done
-    files = {}
-    for file in done["files"]:
-        files[file["name"]] = folder / f"{done['id']}-{file['name']}"
-        half = file["size"] // 2  # as if the download broke off there
-        parts = (f"bytes=0-{half - 1}", f"bytes={half}-")
-        with files[file["name"]].open("wb") as target:
-            for part in parts:
-                target.write(site.http.get(f"{path}/files/{file['name']}", headers={"Range": part}).content)
-        assert sha256_of(files[file["name"]]) == file["sha256"]
-    return files
-
-
 def test_exports_run_by_llama_cpp_answer_as_vllm_does(
     site: Any, base_model: Path, llama_cpp: Path, tmp_path: Path, record_property: Any
 ) -> None:
@@ -329,7 +295,7 @@ def test_exports_run_by_llama_cpp_answer_as_vllm_does(
     exact = Reference(tokenizer, base_model, adapter, served["prompt_token_ids"], TOKENS)
     answers = {"vllm": exact.bytes_of(served["choices"][0]["token_ids"])}
 
-    whole = export(site, tmp_path, format="gguf", quantization="f16")
+    whole = export(site.http, tmp_path, adapter=STATE["adapter"], format="gguf", quantization="f16")
     model = whole["model-f16.gguf"]
     prompt = go_rendered(whole["Modelfile"].read_text(), messages)
     llama = Llama(llama_cpp, tmp_path)
@@ -337,9 +303,11 @@ def test_exports_run_by_llama_cpp_answer_as_vllm_does(
     assert chat_template(model) == tokenizer.chat_template
     answers["f16"] = llama.answer(model, prompt, TOKENS)
     for quantization in ("q8_0", "q4_k_m"):
-        files = export(site, tmp_path, format="gguf", quantization=quantization)
+        files = export(
+            site.http, tmp_path, adapter=STATE["adapter"], format="gguf", quantization=quantization
+        )
         answers[quantization] = llama.answer(files[f"model-{quantization}.gguf"], prompt, TOKENS)
-    alone = export(site, tmp_path, format="lora-gguf")["adapter-f16.gguf"]
+    alone = export(site.http, tmp_path, adapter=STATE["adapter"], format="lora-gguf")["adapter-f16.gguf"]
     base = llama.convert(base_model)
     answers["base and lora"] = llama.answer(base, prompt, TOKENS, lora=alone)
     answers["base"] = llama.answer(base, prompt, TOKENS)

@@ -263,41 +263,42 @@ def test_cancellation_reaches_a_running_handler(
     assert run(connections, settings.jobs, tenant, stubborn).status is JobStatus.CANCELLED
 
 
-def test_a_result_waits_for_redis_as_long_as_the_lease_lasts(
-    connections: Connections, settings: Settings, tenant: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("away", [redis.ConnectionError, redis.TimeoutError])
+@pytest.mark.parametrize(
+    ("write", "error", "status", "attempt"),
+    [("finish", None, JobStatus.SUCCEEDED, 1), ("release", Interrupted, JobStatus.QUEUED, 0)],
+)
+def test_how_a_job_ended_waits_for_redis_as_long_as_the_lease_lasts(
+    connections: Connections,
+    settings: Settings,
+    tenant: str,
+    monkeypatch: pytest.MonkeyPatch,
+    away: type[Exception],
+    write: str,
+    error: type[Exception] | None,
+    status: JobStatus,
+    attempt: int,
 ) -> None:
-    finish, tries = connections.jobs.finish, 0
-
-    def away_twice(*given: Any, **named: Any) -> Job:
-        nonlocal tries
-        tries += 1
-        if tries <= 2:
-            raise redis.ConnectionError
-        return finish(*given, **named)
-
-    monkeypatch.setattr(connections.jobs, "finish", away_twice)
-    job = run(connections, settings.jobs, tenant, lambda running: {"rows": 3})
-    assert (job.status, job.result) == (JobStatus.SUCCEEDED, {"rows": 3})
-
-
-def test_an_interruption_waits_for_redis_too_and_costs_no_attempt(
-    connections: Connections, settings: Settings, tenant: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    release, tries = connections.jobs.release, 0
+    """Its result is not lost, and an interruption costs no attempt."""
+    written, tries = getattr(connections.jobs, write), 0
 
     def away_once(*given: Any, **named: Any) -> Job:
         nonlocal tries
         tries += 1
         if tries == 1:
-            raise redis.TimeoutError
-        return release(*given, **named)
+            raise away
+        job: Job = written(*given, **named)
+        return job
 
-    def interrupted(_: RunningJob) -> dict[str, Any]:
-        raise Interrupted
+    def work(_: RunningJob) -> dict[str, Any]:
+        if error is not None:
+            raise error
+        return {"rows": 3}
 
-    monkeypatch.setattr(connections.jobs, "release", away_once)
-    job = run(connections, settings.jobs, tenant, interrupted)
-    assert (job.status, job.attempt) == (JobStatus.QUEUED, 0)
+    monkeypatch.setattr(connections.jobs, write, away_once)
+    job = run(connections, settings.jobs, tenant, work)
+    assert (job.status, job.attempt, tries) == (status, attempt, 2)
+    assert job.result == ({} if error else {"rows": 3})
 
 
 def test_a_lease_is_over_when_its_time_is_though_redis_says_nothing(

@@ -25,6 +25,7 @@ from narrowcast.jobs.records import Job, JobKind, JobStatus
 from narrowcast.prompts import TEMPLATE_ID, instruction_for
 from narrowcast.settings import JobSettings, Settings
 from narrowcast.training import Hyperparameters, TrainingSpec
+from narrowcast_trainer.protocol import TrainingOrder
 from narrowcast_trainer.settings import TrainerSettings, TrainingSettings
 
 TOY, REAL = "toy", "real"
@@ -113,6 +114,17 @@ def rows(count: int, start: int = 0) -> list[Row]:
         )
         for number in range(start, start + count)
     ]
+
+
+def order_of(job: Job, settings: TrainerSettings) -> TrainingOrder:
+    """Return what a worker with these settings tells a job's process."""
+    return TrainingOrder(
+        job_id=job.id,
+        tenant=job.tenant,
+        spec=TrainingSpec.model_validate(job.spec),
+        settings=settings.trainer,
+        storage=settings.storage,
+    )
 
 
 @dataclass

@@ -15,16 +15,15 @@ from narrowcast.jobs.queue import GPU_QUEUE
 from narrowcast.jobs.records import Job, JobStatus
 from narrowcast.jobs.running import Cancelled, run_job
 from narrowcast.jobs.schedule import RunWindow, Schedule
-from narrowcast.training import TrainingSpec
 from narrowcast_trainer.job import sweep_checkpoints, train
 from narrowcast_trainer.process import Supervision
-from narrowcast_trainer.protocol import Completed, TrainingOrder
+from narrowcast_trainer.protocol import Completed
 from narrowcast_trainer.reporter import Reporter
 from narrowcast_trainer.run import publish_checkpoint
 from narrowcast_trainer.settings import TrainerSettings
 from narrowcast_trainer.stop import StopSignal
 
-from .conftest import Desk, Worker, alive, rows
+from .conftest import Desk, Worker, alive, order_of, rows
 
 Start = Callable[..., Worker]
 EPOCHS = 12
@@ -193,14 +192,9 @@ def test_cancelled_when_it_is_done_it_keeps_what_it_has_published(
     desk.check_adapter(ended)
 
     # Nor by a worker that comes after one that died before it could say so.
-    order = TrainingOrder(
-        job_id=job.id,
-        tenant=desk.tenant,
-        spec=TrainingSpec.model_validate(job.spec),
-        settings=trainer_settings.trainer,
-        storage=trainer_settings.storage,
+    kept = publish_checkpoint(
+        order_of(job, trainer_settings), Reporter(os.open(os.devnull, os.O_WRONLY)), StopSignal()
     )
-    kept = publish_checkpoint(order, Reporter(os.open(os.devnull, os.O_WRONLY)), StopSignal())
     assert kept["metrics"]["steps"] == 24
 
 

@@ -10,17 +10,15 @@ from narrowcast.adapters import AdapterManifest, BaseModelRef, PromptRef, adapte
 from narrowcast.artifacts import MANIFEST, publish
 from narrowcast.errors import JobFailed
 from narrowcast.jobs.records import JobStatus
-from narrowcast.training import TrainingSpec
 from narrowcast_trainer.checkpoints import Checkpoints
 from narrowcast_trainer.job import sweep_checkpoints
-from narrowcast_trainer.protocol import TrainingOrder
 from narrowcast_trainer.reporter import Reporter
 from narrowcast_trainer.run import publish_checkpoint
 from narrowcast_trainer.settings import TrainerSettings
 from narrowcast_trainer.stop import StopSignal
 from narrowcast_trainer.sweep import SweepState
 
-from .conftest import TOY, Desk, Worker, rows
+from .conftest import TOY, Desk, Worker, order_of, rows
 
 
 @pytest.fixture
@@ -80,19 +78,14 @@ def test_of_a_sweep_without_any_weights_nothing_is_kept(
     desk: Desk, trainer_settings: TrainerSettings, tmp_path: Path
 ) -> None:
     job = desk.submit(desk.dataset(rows(4), rows(2, 50)), hyper={"n_trials": 2})
-    order = TrainingOrder(
-        job_id=job.id,
-        tenant=desk.tenant,
-        spec=TrainingSpec.model_validate(job.spec),
-        settings=trainer_settings.trainer,
-        storage=trainer_settings.storage,
-    )
     own = Checkpoints(desk.connections.storage.models, desk.tenant, job.id, keep=2)
     (tmp_path / "between" / "kept" / "sweep").mkdir(parents=True)
     (tmp_path / "between" / "kept" / "sweep" / "sweep.json").write_text(SweepState().model_dump_json())
     own.save(tmp_path / "between", 1, seconds=1.0)
     with pytest.raises(JobFailed) as refused:
-        publish_checkpoint(order, Reporter(os.open(os.devnull, os.O_WRONLY)), StopSignal())
+        publish_checkpoint(
+            order_of(job, trainer_settings), Reporter(os.open(os.devnull, os.O_WRONLY)), StopSignal()
+        )
     assert refused.value.code == "no_checkpoint"
 
 

@@ -7,6 +7,7 @@ from typing import Any, Final
 import httpx
 from anyio import move_on_after, to_thread
 
+from narrowcast.datasets import Row
 from narrowcast.errors import InvalidInput, NotFound, Unavailable
 from narrowcast.estimates.architecture import read_architecture
 from narrowcast.estimates.estimate import Estimate, Plan, check_plan, estimate
@@ -107,8 +108,7 @@ class Estimates:
         return Answer(question.base_model, plan, estimate(architecture, plan, node, correction), measured)
 
     async def _lengths(self, tenant: str, training_file: str, tokenizer: BaseTokenizer) -> "_Lengths":
-        manifest = self._datasets.get(tenant, training_file, param="training_file")
-        rows = await to_thread.run_sync(self._datasets.rows, manifest, "train")
+        rows = await to_thread.run_sync(self._content, tenant, training_file)
         by_letters = sorted(range(len(rows)), key=lambda place: len(rows[place].input + rows[place].output))
         longest, any_ = by_letters[-_LONGEST:], range(0, len(rows), -(-len(rows) // _SAMPLE))
         # Which rows are too long, or have no end, is for a preview to say.
@@ -121,6 +121,10 @@ class Estimates:
             return _Lengths([], [])
         tokens = {row.number: len(row.whole) for row in tokenized}
         return _Lengths([tokens[place] for place in any_], list(tokens.values()))
+
+    def _content(self, tenant: str, training_file: str) -> list[Row]:
+        manifest = self._datasets.get(tenant, training_file, param="training_file")
+        return self._datasets.rows(manifest, "train")
 
     def _node(self, gpu: str | None) -> NodeFacts:
         nodes = self._facts.nodes()

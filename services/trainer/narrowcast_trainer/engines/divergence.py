@@ -32,8 +32,8 @@ class DivergenceWatch:
 
     Steps that throw the loss about from the first one on look like noise to themselves, and their lowest
     median is a high one; or they leave a model whose every guess is uniform, and no gradient. So whatever the
-    noise, a median loss as high as that of guessing, less 1 nat, is divergence, unless the base began there:
-    unless the first step's, which is the base's, was less than 2 nats lower.
+    noise, a median loss within 1 nat of that of guessing, or above it, is divergence; unless the base began
+    there: the first step's loss, which is the base's, has to be lower by 2 nats.
 
     The same losses give the same judgement, so a resumed run is shown those before it.
     """
