@@ -111,7 +111,7 @@ test-interpreted: model $(CUDA)/.installed ## The engines' CUDA code on a CPU, b
 	$(CUDA)/bin/pytest tests/interpreted --numprocesses 2 --dist worksteal
 
 test-gpu: model $(CUDA)/.installed ## Both engines on a GPU
-	$(CUDA)/bin/pytest tests/gpu
+	$(CUDA)/bin/pytest tests/gpu --numprocesses 3 --dist worksteal
 
 bench-gpu: model $(CUDA)/.installed ## unsloth against peft, the estimate against the peak, on a GPU
 	$(CUDA)/bin/python benchmarks/training.py --models $(MODELS) --json

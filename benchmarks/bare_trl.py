@@ -1,9 +1,9 @@
 """What somebody without Narrowcast would write: TRL on rows of ours. Started by ``training.py``.
 
 ``python bare_trl.py ORDER``: a JSON object with ``base``, ``rows`` (a JSON Lines file of ``prompt`` and
-``completion`` messages), ``arguments`` (of SFTConfig), ``lora`` (of LoraConfig) and ``warm_up``, the steps
-that are not timed. The last line that it prints has ``steps``, those that were ``timed``, and their
-``seconds``.
+``completion`` messages), ``arguments`` (of SFTConfig), ``lora`` (of LoraConfig), ``nf4``, whether the base
+is quantised, and ``warm_up``, the steps that are not timed. The last line that it prints has ``steps``, those
+that were ``timed``, their ``seconds``, and on CUDA ``peak_bytes``, of reserved memory.
 """
 
 import json
@@ -15,9 +15,16 @@ from typing import Any
 import torch
 from datasets import load_dataset
 from peft import LoraConfig
-from transformers import TrainerCallback, set_seed
+from transformers import BitsAndBytesConfig, TrainerCallback, set_seed
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
+
+_NF4 = BitsAndBytesConfig(  # as QLoRA's authors and PEFT's guide have it
+    load_in_4bit=True,
+    bnb_4bit_quant_type="nf4",
+    bnb_4bit_use_double_quant=True,
+    bnb_4bit_compute_dtype=torch.bfloat16,
+)
 
 
 class Clock(TrainerCallback):
@@ -48,6 +55,8 @@ def _now() -> float:
 def main() -> None:
     order = json.loads(sys.argv[1])
     arguments = SFTConfig(output_dir=str(Path(order["rows"]).parent / "bare"), **order["arguments"])
+    if order["nf4"]:
+        arguments.model_init_kwargs = (arguments.model_init_kwargs or {}) | {"quantization_config": _NF4}
     set_seed(arguments.seed)
     clock = Clock(order["warm_up"])
     SFTTrainer(
@@ -58,7 +67,10 @@ def main() -> None:
         callbacks=[clock],
     ).train()
     timed = clock.steps - order["warm_up"]
-    print(json.dumps({"steps": clock.steps, "timed": timed, "seconds": clock.ended - clock.began}))
+    taken: dict[str, Any] = {"steps": clock.steps, "timed": timed, "seconds": clock.ended - clock.began}
+    if torch.cuda.is_available():
+        taken["peak_bytes"] = torch.cuda.max_memory_reserved()
+    print(json.dumps(taken))
 
 
 if __name__ == "__main__":

@@ -1,15 +1,17 @@
 """How fast is our training, and how much memory does it take? Ratios, each measured in one run.
 
-``python benchmarks/training.py [--rows N] [--rounds 2] [--models .local/models] [--json]`` prints a
-table; its last line with ``--json`` is one JSON object:
+``python benchmarks/training.py [--rows N] [--rounds 2] [--only trl|engines] [--models .local/models]
+[--json]`` prints a table; its last line with ``--json`` is one JSON object:
 
 - ``own_over_bare_trl_steps``: steps/s of the whole training process as the worker starts it (events,
   checkpoints to a real S3, checks) over those of a bare TRL script with the same settings: the engine
   peft, an unquantised base, the same rows at once.
 - ``defaults_over_trl_defaults_tokens``: tokens/s, padding left out, of our defaults over TRL's. The
   adapter's shape is the same in both, since TRL has no default for it.
-- with CUDA, on random weights in Llama-3.1-8B's shape, r=64, rows of 2,048 tokens:
-  ``unsloth_over_peft_tokens``, ``unsloth_over_peft_memory``, ``estimate_over_measured``.
+- with CUDA, on random weights in Llama-3.1-8B's shape, NF4, r=64, rows of 2,048 tokens, in tokens/s and
+  in peak memory: ``unsloth_over_peft_tokens`` and ``unsloth_over_peft_memory``, our two engines;
+  ``unsloth_over_bare_trl_tokens`` and ``unsloth_over_bare_trl_memory``, our default and a bare TRL script
+  with the same settings; ``estimate_over_measured``, of the default's memory.
 
 Every run is a process of its own. What is compared runs in turns, forwards and then backwards, and
 the medians are compared, so that a machine that gets slower meanwhile favours nobody. On CUDA the first
@@ -40,7 +42,7 @@ from narrowcast.ids import new_id
 from narrowcast.prompts import TEMPLATE_ID, completion_messages, instruction_for, prompt_messages
 from narrowcast.settings import StorageSettings
 from narrowcast.storage import Storage
-from narrowcast.training import Hyperparameters, TrainingSpec
+from narrowcast.training import EngineName, Hyperparameters, TrainingSpec
 from narrowcast_local.samples import generate
 from narrowcast_local.stack import servers
 from narrowcast_trainer.batches import MICRO_BATCH_TOKENS, micro_batch
@@ -54,7 +56,7 @@ from narrowcast_trainer.settings import TrainingSettings
 
 TENANT = "bench"
 BARE = Path(__file__).with_name("bare_trl.py")
-LARGE, LARGE_ROWS, LARGE_LENGTH = "random-8b", 48, 2048
+LARGE, LARGE_ROWS, LARGE_LENGTH = "random-8b", 96, 2048
 ROWS = {"cuda": 1024, "cpu": 64}
 """By default: a step of the small base takes a GPU a fraction of a second."""
 WARM_UP = {"cuda": 2, "cpu": 0}
@@ -133,6 +135,8 @@ class Bench:
             raise SystemExit(done.stderr)
         taken = json.loads(done.stdout.splitlines()[-1])
         into.add(taken["timed"], tokens * taken["timed"] / taken["steps"], taken["seconds"])
+        if "peak_bytes" in taken:
+            into.peak_bytes.append(taken["peak_bytes"])
 
 
 def in_turns(rounds: int, *runs: Callable[[], None]) -> None:
@@ -155,18 +159,7 @@ def against_trl(bench: Bench, base: str, count: int, rounds: int) -> dict[str, M
     examples = tokens_of(rows, bench.settings.models_dir / base)
     tokens = sum(len(example.input_ids) for example in examples)
     hyper = Hyperparameters(n_epochs=1, max_length=max(len(example.input_ids) for example in examples))
-    file = bench.folder / "rows.jsonl"
-    with file.open("w", encoding="utf-8") as lines:
-        for row in rows:
-            prompt, completion = prompt_messages(row.instruction, row.input), completion_messages(row.output)
-            lines.write(json.dumps({"prompt": prompt, "completion": completion}, ensure_ascii=False) + "\n")
-    shape = {
-        "r": hyper.rank,
-        "lora_alpha": hyper.alpha,
-        "lora_dropout": hyper.dropout,
-        "target_modules": hyper.target_modules,
-    }
-    common = {"base": str(bench.settings.models_dir / base), "rows": str(file), "lora": shape}
+    common = bare_order(bench, base, rows, hyper, nf4=False)
     dataset = bench.dataset(rows)
     plain = hyper.model_copy(update={"engine": "peft", "quantization": "none"})
     own, same, defaults, own_defaults = (Measurement() for _ in range(4))
@@ -186,6 +179,24 @@ def against_trl(bench: Bench, base: str, count: int, rounds: int) -> dict[str, M
         "TRL, its defaults": defaults,
         "our defaults": own_defaults,
     }
+
+
+def bare_order(
+    bench: Bench, base: str, rows: list[Row], hyper: Hyperparameters, *, nf4: bool
+) -> dict[str, Any]:
+    """Return what the bare script is told of base, rows and adapter."""
+    file = bench.folder / f"{base}.jsonl"
+    with file.open("w", encoding="utf-8") as lines:
+        for row in rows:
+            prompt, completion = prompt_messages(row.instruction, row.input), completion_messages(row.output)
+            lines.write(json.dumps({"prompt": prompt, "completion": completion}, ensure_ascii=False) + "\n")
+    shape = {
+        "r": hyper.rank,
+        "lora_alpha": hyper.alpha,
+        "lora_dropout": hyper.dropout,
+        "target_modules": hyper.target_modules,
+    }
+    return {"base": str(bench.settings.models_dir / base), "rows": str(file), "lora": shape, "nf4": nf4}
 
 
 def same_settings(hyper: Hyperparameters, examples: list[Example]) -> dict[str, Any]:
@@ -226,22 +237,22 @@ def trl_defaults(hyper: Hyperparameters) -> dict[str, Any]:
 
 
 def engines(bench: Bench, rounds: int, tokenizer: Path) -> dict[str, Measurement]:
-    """Unsloth and peft on an 8B shape: weights are random, which changes neither speed nor memory."""
+    """Our engines and bare TRL on an 8B shape: weights are random, which changes neither speed nor memory."""
     base = bench.settings.models_dir / LARGE
     make_large(base, tokenizer)
     rows = long_rows(base)
-    tokens = sum(len(example.input_ids) for example in tokens_of(rows, base))
+    examples = tokens_of(rows, base)
+    tokens = sum(len(example.input_ids) for example in examples)
     dataset = bench.dataset(rows)
-    measured = {"unsloth": Measurement(), "peft": Measurement()}
+    hyper = Hyperparameters(n_epochs=1, max_length=LARGE_LENGTH, learning_rate=1e-5)
+    order = bare_order(bench, LARGE, rows, hyper, nf4=True) | {"arguments": same_settings(hyper, examples)}
+    unsloth, peft, bare = (Measurement() for _ in range(3))
 
-    def run(engine: str) -> Callable[[], None]:
-        hyper = Hyperparameters.model_validate(
-            {"n_epochs": 1, "max_length": LARGE_LENGTH, "engine": engine, "learning_rate": 1e-5}
-        )
-        return lambda: bench.own(LARGE, dataset, tokens, hyper, measured[engine])
+    def own(engine: EngineName, into: Measurement) -> Callable[[], None]:
+        return lambda: bench.own(LARGE, dataset, tokens, hyper.model_copy(update={"engine": engine}), into)
 
-    in_turns(rounds, *map(run, measured))
-    return measured
+    in_turns(rounds, own("unsloth", unsloth), own("peft", peft), lambda: bench.bare(order, tokens, bare))
+    return {"unsloth": unsloth, "peft": peft, "TRL, our settings": bare}
 
 
 _MAKE_WEIGHTS = """
@@ -366,6 +377,7 @@ def main() -> None:
         "--rows", type=int, default=ROWS[_device()], help="generated reports, one epoch of them a run"
     )
     parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--only", choices=["trl", "engines"], help="one of the two comparisons")
     parser.add_argument("--models", type=Path, default=Path(".local/models"))
     parser.add_argument("--base", default="smollm2-135m-instruct")
     parser.add_argument("--json", action="store_true")
@@ -378,16 +390,19 @@ def main() -> None:
         models.mkdir()
         shutil.copytree(options.models / options.base, models / options.base)
         bench = Bench(storage, TrainingSettings(models_dir=models, work_dir=folder / "work"), folder)
-        trl = against_trl(bench, options.base, options.rows, options.rounds)
-        own, same, defaults, own_defaults = trl.values()
-        show(trl)
-        ratios["own_over_bare_trl_steps"] = ratio(own.steps_per_s, same.steps_per_s)
-        ratios["defaults_over_trl_defaults_tokens"] = ratio(own_defaults.tokens_per_s, defaults.tokens_per_s)
-        if _device() == "cuda":
-            unsloth, peft = (large := engines(bench, options.rounds, models / options.base)).values()
+        if options.only != "engines":
+            trl = against_trl(bench, options.base, options.rows, options.rounds)
+            own, same, defaults, own_defaults = trl.values()
+            show(trl)
+            ratios["own_over_bare_trl_steps"] = ratio(own.steps_per_s, same.steps_per_s)
+            tokens = ratio(own_defaults.tokens_per_s, defaults.tokens_per_s)
+            ratios["defaults_over_trl_defaults_tokens"] = tokens
+        if options.only != "trl" and _device() == "cuda":
+            unsloth, peft, bare = (large := engines(bench, options.rounds, models / options.base)).values()
             show(large)
-            ratios["unsloth_over_peft_tokens"] = ratio(unsloth.tokens_per_s, peft.tokens_per_s)
-            ratios["unsloth_over_peft_memory"] = ratio(unsloth.peak_bytes, peft.peak_bytes)
+            for name, other in {"peft": peft, "bare_trl": bare}.items():
+                ratios[f"unsloth_over_{name}_tokens"] = ratio(unsloth.tokens_per_s, other.tokens_per_s)
+                ratios[f"unsloth_over_{name}_memory"] = ratio(unsloth.peak_bytes, other.peak_bytes)
             ratios["estimate_over_measured"] = round(estimate_over_measured(bench, "unsloth", unsloth), 3)
     for name, value in ratios.items():
         print(f"  {name:36s} {value}")

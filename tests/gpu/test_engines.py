@@ -28,6 +28,7 @@ def test_an_adapter_that_works_and_can_be_served(run: Run, engine: str, quantiza
     assert metrics["steps"] == 16
     assert metrics["train_loss"] < done["losses"][0]
     assert metrics["peak_memory_bytes"] > 0
+    assert max(done["gpu_memory"]) == pytest.approx(metrics["peak_memory_bytes"], rel=0.05)
     assert metrics["tokens_per_s"] > 0
 
 
@@ -53,22 +54,24 @@ def test_stopped_and_resumed_ends_where_the_whole_run_does(run: Run, engine: str
     first = run(engine, "first", stop_at=at)
     assert first.get("stopped") == at, first
     rest = run(engine, "rest", resume=first["checkpoint"], step=at)
+    assert "failed" not in rest, rest
     assert rest["metrics"]["steps"] == whole["metrics"]["steps"]
     for name in ("train_loss", "valid_loss"):
         assert rest["metrics"][name] == pytest.approx(whole["metrics"][name], rel=0.05)
 
 
 @pytest.mark.parametrize(("name", "parallelism"), [("unsloth", "ddp"), ("peft", "ddp"), ("peft", "fsdp")])
-def test_two_gpus_train_as_one(run: Run, name: str, parallelism: str) -> None:
-    import torch
-
-    if torch.cuda.device_count() < 2 or find_spec(name) is None:
-        pytest.skip(f"two GPUs and {name} are not here")
+def test_two_ranks_train_as_one(run: Run, name: str, parallelism: str) -> None:
+    """Over NCCL; on two GPUs where there are two."""
+    if find_spec(name) is None:
+        pytest.skip(f"{name} is not installed")
     hyper = {"quantization": "none"}
     one = run(name, "one", hyper=hyper)
     two = run(name, "two", hyper=hyper, ranks=2, parallelism=parallelism)
+    assert "failed" not in two, two
     assert two["metrics"]["steps"] == one["metrics"]["steps"]
-    assert two["losses"] == pytest.approx(one["losses"], rel=0.05)
+    # The last ones are a few hundredths, of which bf16 leaves less than 5 %.
+    assert two["losses"] == pytest.approx(one["losses"], rel=0.05, abs=0.02)
 
 
 def test_too_little_memory_is_told_apart(run: Run, engine: str) -> None:

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import sys
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from narrowcast_trainer.checkpoints import Resumable
 from narrowcast_trainer.data import pad_id, stop_ids, tokenize
 from narrowcast_trainer.engines import create_engine
 from narrowcast_trainer.engines.base import TrainingStopped, TrainingTask
+from narrowcast_trainer.protocol import EVENT, Measured
 from narrowcast_trainer.ranks import SeveralRanks
 from narrowcast_trainer.reasons import reason_of
 from narrowcast_trainer.reporter import Reporter
@@ -51,6 +53,9 @@ def rows(count: int, start: int = 0) -> list[Row]:
 
 def train(order: dict[str, Any]) -> dict[str, Any]:
     ranks, parallelism = order.get("ranks", 1), order.get("parallelism", "ddp")
+    if ranks > 1:
+        # unsloth sees one GPU where ranks share it, and switches ranks off unless it hears of them now.
+        os.environ["WORLD_SIZE"] = str(ranks)
     # Before Transformers, which unsloth patches.
     engine = create_engine(order["engine"], parallelism)
     if ranks > 1:
@@ -97,12 +102,14 @@ def train(order: dict[str, Any]) -> dict[str, Any]:
     except TrainingStopped as stopped:
         return {"stopped": stopped.step, "checkpoint": str(scratch / "checkpoint")}
     engine.smoke_test(task, trained.adapter)
+    sent = map(EVENT.validate_json, events.read_text().splitlines())
     return {
         "engine": engine.name,
         "metrics": trained.metrics,
         "adapter": str(trained.adapter),
         # Of every step; events are sent once a second.
         "losses": [point.train_loss for point in trained.record.points if point.train_loss is not None],
+        "gpu_memory": [event.metrics.gpu_memory_bytes for event in sent if isinstance(event, Measured)],
     }
 
 
@@ -115,5 +122,6 @@ if __name__ == "__main__":
         answer = {
             "failed": reason_of(error, Path(sys.argv[2]).parent).code,
             "message": f"{type(error).__name__}: {error}",
+            "traceback": traceback.format_exc(),
         }
     Path(sys.argv[2]).write_text(json.dumps(answer))

@@ -136,6 +136,18 @@ class TrainingChild:
 _LOG_FIELDS = {"event", "level", "logger", "service", "timestamp", "job_id"}
 
 
+def _allocator() -> dict[str, str]:
+    """Let PyTorch's GPU memory grow in place.
+
+    Batches differ in length, so that freed blocks fit no later request: on an H100 the engine peft's reserved
+    memory rose from 11.9 to 17.4 GiB in five steps, that of unsloth, which sets this itself, from 9.0 to 9.2.
+    Not under WSL, where it makes the driver fail.
+    """
+    if "microsoft" in os.uname().release.lower():
+        return {}
+    return {"PYTORCH_ALLOC_CONF": os.environ.get("PYTORCH_ALLOC_CONF", "expandable_segments:True")}
+
+
 def _parsed(line: bytes) -> Event | None:
     try:
         return EVENT.validate_json(line)
@@ -161,6 +173,7 @@ def training_environment(threads: int, ranks: int = 1) -> dict[str, str]:
         **offline,
         "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
         "CUDA_VISIBLE_DEVICES": ",".join(visible.split(",")[:ranks]),
+        **_allocator(),
         "OMP_NUM_THREADS": str(max(1, threads // ranks)),
         "TOKENIZERS_PARALLELISM": "false",
         "PYTHONUNBUFFERED": "1",

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -170,3 +171,21 @@ def test_a_training_sees_one_gpu(monkeypatch: pytest.MonkeyPatch, set_to: str | 
     if set_to is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", set_to)
     assert training_environment(1)["CUDA_VISIBLE_DEVICES"] == seen
+
+
+@pytest.mark.parametrize(
+    ("release", "set_to", "seen"),
+    [
+        ("6.8.0-generic", None, "expandable_segments:True"),
+        ("6.8.0-generic", "backend:cudaMallocAsync", "backend:cudaMallocAsync"),
+        ("6.6.87-microsoft-standard-WSL2", None, None),
+    ],
+)
+def test_gpu_memory_grows_in_place_where_it_can(
+    monkeypatch: pytest.MonkeyPatch, release: str, set_to: str | None, seen: str | None
+) -> None:
+    monkeypatch.setattr(os, "uname", lambda: SimpleNamespace(release=release))
+    monkeypatch.delenv("PYTORCH_ALLOC_CONF", raising=False)
+    if set_to is not None:
+        monkeypatch.setenv("PYTORCH_ALLOC_CONF", set_to)
+    assert training_environment(1).get("PYTORCH_ALLOC_CONF") == seen

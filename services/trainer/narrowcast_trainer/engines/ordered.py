@@ -31,7 +31,10 @@ class OrderedTrainer(Trainer):
     ) -> Any:
         """Return the loss, in nats a label."""
         training, labels, mask = bool(model.training), inputs["labels"], inputs["attention_mask"]
-        result: Any = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        # By name: unsloth, which looks for it there, says otherwise that it could not be counted.
+        result: Any = super().compute_loss(
+            model, inputs, return_outputs, num_items_in_batch=num_items_in_batch
+        )
         labelled = labels[:, 1:] != IGNORED
         if training:
             self._step_tokens += (mask * labelled.any(1, keepdim=True)).sum()  # a filler has no label
