@@ -137,6 +137,12 @@ def test_no_more_is_kept_of_jobs_than_is_used(connections: Connections, facts: E
         ({"quantization": "fp3"}, 400, "invalid_parameter", "quantization"),
         ({"hyperparameters": {"rank": 128}}, 400, "unservable_adapter", "hyperparameters.rank"),
         ({"hyperparameters": {"use_dora": True}}, 400, "invalid_parameter", "hyperparameters.use_dora"),
+        (
+            {"method": {"type": "supervised", "supervised": {"hyperparameters": {"rank": 128}}}},
+            400,
+            "unservable_adapter",
+            "method.supervised.hyperparameters.rank",
+        ),
     ],
 )
 def test_bad_questions_are_refused(

@@ -33,6 +33,12 @@ def test_without_its_inference_server_there_is_none(
         ({"rows": 21}, 400, "invalid_parameter", "rows"),
         ({"first_row": 0}, 400, "invalid_parameter", "first_row"),
         ({"hyperparameters": {"max_length": 1}}, 400, "invalid_hyperparameter", "hyperparameters.max_length"),
+        (
+            {"method": {"type": "supervised", "supervised": {"hyperparameters": {"max_length": 1}}}},
+            400,
+            "invalid_hyperparameter",
+            "method.supervised.hyperparameters.max_length",
+        ),
         ({"messages": []}, 400, "invalid_parameter", "messages"),
     ],
 )

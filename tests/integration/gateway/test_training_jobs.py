@@ -17,6 +17,10 @@ ROW = {"instruction": "Опиши", "input": "Грыжа L4-L5", "output": "Гр
 Error = Callable[..., dict[str, Any]]
 
 
+def _in_method(hyperparameters: dict[str, Any]) -> dict[str, Any]:
+    return {"method": {"type": "supervised", "supervised": {"hyperparameters": hyperparameters}}}
+
+
 def upload(gateway: Any, content: str | bytes) -> Any:
     return gateway.http.post(
         "/v1/files", files={"file": ("Иванов.jsonl", content)}, data={"purpose": "fine-tune"}
@@ -162,6 +166,24 @@ def test_a_job_is_queued_in_openais_shape(gateway: Any, file_id: str) -> None:
         ),
         ({"hyperparameters": {"engine": "axolotl"}}, 400, "invalid_parameter", "hyperparameters.engine"),
         ({"hyperparameters": {"use_dora": True}}, 400, "invalid_parameter", "hyperparameters.use_dora"),
+        (
+            _in_method({"rank": 128}),
+            400,
+            "unservable_adapter",
+            "method.supervised.hyperparameters.rank",
+        ),
+        (
+            {"hyperparameters": {"n_epochs": 0}} | _in_method({"rank": 8}),
+            400,
+            "invalid_hyperparameter",
+            "hyperparameters.n_epochs",
+        ),
+        (
+            {"hyperparameters": {"n_epochs": 1}} | _in_method({"n_epochs": 0}),
+            400,
+            "invalid_hyperparameter",
+            "method.supervised.hyperparameters.n_epochs",
+        ),
         ({"integrations": []}, 400, "invalid_parameter", "integrations"),
     ],
 )

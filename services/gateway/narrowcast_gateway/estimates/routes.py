@@ -13,4 +13,5 @@ async def create_fine_tuning_estimate(
     request: CreateEstimate, services: ServicesDep, tenant: TenantDep
 ) -> FineTuningEstimate:
     """Say what a training will need, and what to change if it does not fit; nothing is queued."""
-    return FineTuningEstimate.of(await services.estimates.create(tenant, request.question()))
+    with request.naming():
+        return FineTuningEstimate.of(await services.estimates.create(tenant, request.question()))

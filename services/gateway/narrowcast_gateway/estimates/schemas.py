@@ -2,25 +2,17 @@
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from narrowcast.estimates.estimate import Estimate
 from narrowcast.estimates.shapes import LONGEST_ROW, Quantization
 from narrowcast_gateway.estimates.service import Answer, Question
-from narrowcast_gateway.training.schemas import (
-    CreateFineTuningJob,
-    HyperparametersRequest,
-    Method,
-    merge,
-)
+from narrowcast_gateway.training.schemas import WithHyperparameters
 
 
-class CreateEstimate(BaseModel):
+class CreateEstimate(WithHyperparameters):
     """A training as it would be sent to `/v1/fine_tuning/jobs`, as far as it is known yet."""
 
-    model_config = ConfigDict(extra="forbid")
-
-    model: str
     training_file: str | None = None
     """A file id or a dataset id, whose training rows are counted; or say `rows`."""
     rows: int | None = Field(None, ge=1, le=100_000_000)
@@ -34,8 +26,6 @@ class CreateEstimate(BaseModel):
     """Left out, `nf4` with the `unsloth` engine, else `none`."""
     gpu: str | None = None
     """Type of GPU, as nvidia-smi names it; left out, the one with the most memory that has reported."""
-    method: Method | None = None
-    hyperparameters: HyperparametersRequest | None = None
 
     @model_validator(mode="after")
     def _rows_are_known(self) -> "CreateEstimate":
@@ -45,12 +35,9 @@ class CreateEstimate(BaseModel):
 
     def question(self) -> Question:
         """Return it as the service takes it."""
-        job = CreateFineTuningJob(
-            model=self.model, training_file="", method=self.method, hyperparameters=self.hyperparameters
-        )
         return Question(
             base_model=self.model,
-            hyperparameters=merge(job),
+            hyperparameters=self.given(),
             training_file=self.training_file,
             rows=self.rows,
             tokens_per_row=self.tokens_per_row,

@@ -27,7 +27,8 @@ async def create_fine_tuning_preview(
     It is rendered by the served base's own chat template. As `text/plain`, what is trained stands
     between ⟦ and ⟧.
     """
-    preview = FineTuningPreview.of(await services.previews.create(tenant, request.question()))
+    with request.naming():
+        preview = FineTuningPreview.of(await services.previews.create(tenant, request.question()))
     if accept.startswith("text/plain"):
         return PlainTextResponse(preview.as_text())
     return preview

@@ -2,19 +2,19 @@
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from narrowcast.masking import FAULTS, Fault
 from narrowcast_gateway.previews.service import Preview, Question, ShownRow, Summary
-from narrowcast_gateway.training.schemas import CreateFineTuningJob, HyperparametersRequest, Method, merge
+from narrowcast_gateway.training.schemas import WithHyperparameters
 
 
-class CreatePreview(BaseModel):
-    """A training as it would be sent to `/v1/fine_tuning/jobs`, and which of its rows to show."""
+class CreatePreview(WithHyperparameters):
+    """A training as it would be sent to `/v1/fine_tuning/jobs`, and which of its rows to show.
 
-    model_config = ConfigDict(extra="forbid")
+    Of the hyper-parameters `max_length` matters.
+    """
 
-    model: str
     training_file: str
     """A file id or a dataset id; its training rows are shown."""
     rows: int = Field(3, ge=1, le=20)
@@ -23,19 +23,13 @@ class CreatePreview(BaseModel):
     """The number of the first to show, from 1."""
     whole_file: bool = False
     """Count the tokens of every training row, for `summary`: a few seconds for a thousand rows."""
-    method: Method | None = None
-    hyperparameters: HyperparametersRequest | None = None
-    """Of which `max_length` matters."""
 
     def question(self) -> Question:
         """Return it as the service takes it."""
-        job = CreateFineTuningJob(
-            model=self.model, training_file="", method=self.method, hyperparameters=self.hyperparameters
-        )
         return Question(
             base_model=self.model,
             training_file=self.training_file,
-            hyperparameters=merge(job),
+            hyperparameters=self.given(),
             first_row=self.first_row,
             rows=self.rows,
             whole_file=self.whole_file,

@@ -13,7 +13,6 @@ from narrowcast_gateway.training.schemas import (
     FineTuningCheckpoint,
     FineTuningEvent,
     FineTuningJob,
-    merge,
 )
 
 router = APIRouter(prefix="/fine_tuning/jobs", tags=["fine-tuning"])
@@ -24,15 +23,16 @@ def create_fine_tuning_job(
     request: CreateFineTuningJob, services: ServicesDep, tenant: TenantDep
 ) -> FineTuningJob:
     """Queue a training job."""
-    job = services.training.create(
-        tenant,
-        base_model=request.model,
-        training_file=request.training_file,
-        validation_file=request.validation_file,
-        suffix=request.suffix,
-        hyperparameters=merge(request),
-        schedule=request.schedule(),
-    )
+    with request.naming():
+        job = services.training.create(
+            tenant,
+            base_model=request.model,
+            training_file=request.training_file,
+            validation_file=request.validation_file,
+            suffix=request.suffix,
+            hyperparameters=request.given(),
+            schedule=request.schedule(),
+        )
     return FineTuningJob.of(job)
 
 

@@ -2,6 +2,8 @@
 
 import json
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from typing import Annotated, Any, Final, Literal
 
@@ -19,6 +21,7 @@ from pydantic import (
 )
 
 from narrowcast.checkpoints import CheckpointManifest
+from narrowcast.errors import NarrowcastError
 from narrowcast.jobs.records import Job, JobEvent
 from narrowcast.jobs.schedule import HIGHEST_PRIORITY, MOST_ATTEMPTS, RunWindow, Schedule
 from narrowcast.sweeps import SearchSpace, Trial
@@ -33,6 +36,7 @@ from narrowcast.training import (
 )
 from narrowcast_gateway.schemas import ErrorDetail, job_times, seconds
 from narrowcast_gateway.training.results import result_file_id
+from narrowcast_gateway.training.service import HYPERPARAMETERS
 
 _MAY_BE_AUTO: Final = ("n_epochs", "batch_size", "learning_rate_multiplier")
 _BOUNDS: Final = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
@@ -131,12 +135,42 @@ class Method(BaseModel):
     supervised: SupervisedMethod = SupervisedMethod()
 
 
-class CreateFineTuningJob(BaseModel):
-    """A request for a job."""
+class WithHyperparameters(BaseModel):
+    """A request that sets hyper-parameters, in either of OpenAI's places."""
 
     model_config = ConfigDict(extra="forbid")
 
     model: str
+    method: Method | None = None
+    hyperparameters: HyperparametersRequest | None = None
+    """OpenAI's older place for them; `method` is the newer."""
+
+    def given(self) -> dict[str, Any]:
+        """Return those that it sets, wherever it sets them."""
+        return self._older() | self._newer()
+
+    def _older(self) -> dict[str, Any]:
+        return self.hyperparameters.model_dump(exclude_none=True) if self.hyperparameters else {}
+
+    def _newer(self) -> dict[str, Any]:
+        return self.method.supervised.hyperparameters.model_dump(exclude_none=True) if self.method else {}
+
+    @contextmanager
+    def naming(self) -> Iterator[None]:
+        """Let the errors of a service name a hyper-parameter by the place where the request has it."""
+        try:
+            yield
+        except NarrowcastError as error:
+            place = error.param or ""
+            name = place.removeprefix(HYPERPARAMETERS)
+            if name != place and name.partition(".")[0] in self._newer():
+                error.param = f"method.supervised.{HYPERPARAMETERS}{name}"
+            raise
+
+
+class CreateFineTuningJob(WithHyperparameters):
+    """A request for a job."""
+
     training_file: str
     """A file id or a dataset id."""
     validation_file: str | None = None
@@ -144,9 +178,6 @@ class CreateFineTuningJob(BaseModel):
     suffix: str | None = Field(None, pattern="^[a-z0-9](?:[a-z0-9-]{0,38}[a-z0-9])?$")
     """Begins the adapter's id."""
     seed: int | None = Field(None, ge=0, le=2**31 - 1)
-    method: Method | None = None
-    hyperparameters: HyperparametersRequest | None = None
-    """OpenAI's older place for them; `method` is the newer."""
     priority: int = Field(0, ge=-HIGHEST_PRIORITY, le=HIGHEST_PRIORITY)
     """Higher goes first, before fairness between tenants and age. It stops nothing that runs."""
     not_before: Annotated[AwareDatetime | None, AfterValidator(_within_a_year)] = None
@@ -155,6 +186,10 @@ class CreateFineTuningJob(BaseModel):
     """Train at these hours only, for instance at night; what has not ended by then goes on the next day."""
     max_attempts: int | None = Field(None, ge=1, le=MOST_ATTEMPTS)
     """Starts that may be lost to failures of machines; the site's setting is the default."""
+
+    def given(self) -> dict[str, Any]:
+        """Return the hyper-parameters that it sets, wherever it sets them."""
+        return super().given() | ({} if self.seed is None else {"seed": self.seed})
 
     def schedule(self) -> Schedule:
         """Return when the job may run."""
@@ -314,15 +349,3 @@ class FineTuningCheckpoint(BaseModel):
             metrics=CheckpointMetrics.model_validate({"step": checkpoint.step, **checkpoint.metrics}),
             step_number=checkpoint.step,
         )
-
-
-def merge(request: CreateFineTuningJob) -> dict[str, Any]:
-    """Return the hyper-parameters that the request sets, wherever it sets them."""
-    merged: dict[str, Any] = {}
-    if request.hyperparameters is not None:
-        merged |= request.hyperparameters.model_dump(exclude_none=True)
-    if request.method is not None:
-        merged |= request.method.supervised.hyperparameters.model_dump(exclude_none=True)
-    if request.seed is not None:
-        merged["seed"] = request.seed
-    return merged

@@ -1,6 +1,6 @@
 """Accepts training jobs: everything that can be refused early is refused here."""
 
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from pydantic import ValidationError
 
@@ -16,6 +16,9 @@ from narrowcast.training import Hyperparameters, TrainingSpec
 from narrowcast_gateway.datasets.service import Datasets
 from narrowcast_gateway.settings import ServersSettings
 from narrowcast_gateway.training.served import UNKNOWN, Served, ask_served
+
+HYPERPARAMETERS: Final = "hyperparameters."
+"""Before the name of one in an error; a request may have them elsewhere."""
 
 
 class Training:
@@ -169,23 +172,23 @@ class Training:
             name = str(first["loc"][0]) if first["loc"] else "sweep"
             message = first["msg"].removeprefix("Value error, ")
             raise InvalidInput(
-                f"{name}: {message}", code="invalid_hyperparameter", param=f"hyperparameters.{name}"
+                f"{name}: {message}", code="invalid_hyperparameter", param=f"{HYPERPARAMETERS}{name}"
             ) from None
         if checked.largest_rank > self._servers.max_lora_rank:
             raise InvalidInput(
                 f"rank {checked.largest_rank} is above {self._servers.max_lora_rank}, the most that is"
                 " served here",
                 code="unservable_adapter",
-                param="hyperparameters.sweep.rank"
+                param=f"{HYPERPARAMETERS}sweep.rank"
                 if checked.sweep and checked.largest_rank != checked.rank
-                else "hyperparameters.rank",
+                else f"{HYPERPARAMETERS}rank",
             )
         if served.max_model_len is not None and checked.max_length > served.max_model_len:
             raise InvalidInput(
                 f"max_length {checked.max_length} is above {served.max_model_len}, the tokens of prompt and"
                 " answer together that the inference server takes (its max_model_len)",
                 code="max_length_not_served",
-                param="hyperparameters.max_length",
+                param=f"{HYPERPARAMETERS}max_length",
             )
         return checked
 
