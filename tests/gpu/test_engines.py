@@ -47,13 +47,12 @@ def test_the_engines_agree_on_the_loss_of_the_untrained_base(run: Run) -> None:
     assert one["metrics"]["trainable_parameters"] == other["metrics"]["trainable_parameters"]
 
 
-@pytest.mark.parametrize("at", [3, 8])
-def test_stopped_and_resumed_ends_where_the_whole_run_does(run: Run, engine: str, at: int) -> None:
-    """Not to the bit, as on a CPU: GPU kernels add up in any order."""
+def test_stopped_and_resumed_ends_where_the_whole_run_does(run: Run, engine: str) -> None:
+    """In the second epoch. Not to the bit, as on a CPU: GPU kernels add up in any order."""
     whole = run(engine, "whole")
-    first = run(engine, "first", stop_at=at)
-    assert first.get("stopped") == at, first
-    rest = run(engine, "rest", resume=first["checkpoint"], step=at)
+    first = run(engine, "first", stop_at=11)
+    assert first.get("stopped") == 11, first
+    rest = run(engine, "rest", resume=first["checkpoint"], step=11)
     assert "failed" not in rest, rest
     assert rest["metrics"]["steps"] == whole["metrics"]["steps"]
     for name in ("train_loss", "valid_loss"):
