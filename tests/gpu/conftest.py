@@ -12,9 +12,12 @@ from typing import Any
 
 import pytest
 
+from narrowcast_trainer.child import training_environment
+
 _SCRIPT = Path(__file__).parent / "train_once.py"
 _ONE_GPU = Path(__file__).parent / "one_gpu"
 """On Python's path, its ``sitecustomize`` lets ranks share a GPU."""
+_THREADS = 4
 Run = Callable[..., dict[str, Any]]
 
 
@@ -53,8 +56,9 @@ def run(base_model: Path, tmp_path: Path) -> Run:
     def start(engine: str, name: str = "run", **order: Any) -> dict[str, Any]:
         result = tmp_path / f"{name}.json"
         order |= {"engine": engine, "base": str(base_model), "scratch": str(tmp_path / name)}
-        environment = os.environ.copy()
-        if order.get("ranks", 1) > _gpus():
+        ranks = order.get("ranks", 1)
+        environment = training_environment(_THREADS, ranks)
+        if ranks > _gpus():
             path = os.pathsep.join([str(_ONE_GPU), *filter(None, [os.environ.get("PYTHONPATH")])])
             environment |= {"PYTHONPATH": path, "NCCL_SOCKET_IFNAME": "lo"}
         done = subprocess.run(
