@@ -19,7 +19,7 @@ from transformers import BitsAndBytesConfig, TrainerCallback, set_seed
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
-_NF4 = BitsAndBytesConfig(  # as QLoRA's authors and PEFT's guide have it
+_NF4 = BitsAndBytesConfig(  # type: ignore[no-untyped-call] # as QLoRA has it, and PEFT's guide
     load_in_4bit=True,
     bnb_4bit_quant_type="nf4",
     bnb_4bit_use_double_quant=True,
@@ -54,9 +54,10 @@ def _now() -> float:
 
 def main() -> None:
     order = json.loads(sys.argv[1])
-    arguments = SFTConfig(output_dir=str(Path(order["rows"]).parent / "bare"), **order["arguments"])
+    given: dict[str, Any] = order["arguments"]
     if order["nf4"]:
-        arguments.model_init_kwargs = (arguments.model_init_kwargs or {}) | {"quantization_config": _NF4}
+        given["model_init_kwargs"] = given.get("model_init_kwargs", {}) | {"quantization_config": _NF4}
+    arguments = SFTConfig(output_dir=str(Path(order["rows"]).parent / "bare"), **given)
     set_seed(arguments.seed)
     clock = Clock(order["warm_up"])
     SFTTrainer(

@@ -11,7 +11,8 @@
 - with CUDA, on random weights in Llama-3.1-8B's shape, NF4, r=64, rows of 2,048 tokens, in tokens/s and
   in peak memory: ``unsloth_over_peft_tokens`` and ``unsloth_over_peft_memory``, our two engines;
   ``unsloth_over_bare_trl_tokens`` and ``unsloth_over_bare_trl_memory``, our default and a bare TRL script
-  with the same settings; ``estimate_over_measured``, of the default's memory.
+  with the same settings and PyTorch's own allocator, from Ampere on (TRL's bf16 adapter cannot be trained
+  in fp16); ``estimate_over_measured``, of the default's memory.
 
 Every run is a process of its own. What is compared runs in turns, forwards and then backwards, and
 the medians are compared, so that a machine that gets slower meanwhile favours nobody. On CUDA the first
@@ -27,6 +28,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -46,7 +48,7 @@ from narrowcast.training import EngineName, Hyperparameters, TrainingSpec
 from narrowcast_local.samples import generate
 from narrowcast_local.stack import servers
 from narrowcast_trainer.batches import MICRO_BATCH_TOKENS, micro_batch
-from narrowcast_trainer.child import TrainingChild
+from narrowcast_trainer.child import TrainingChild, training_environment
 from narrowcast_trainer.data import Example, tokenize
 from narrowcast_trainer.engines.precision import Precision, capability
 from narrowcast_trainer.node import node_facts
@@ -125,11 +127,15 @@ class Bench:
         into.peak_bytes.append(into.result["metrics"]["peak_memory_bytes"])
 
     def bare(self, order: dict[str, Any], tokens: int, into: Measurement) -> None:
+        """Train as somebody without Narrowcast would, on the same GPU; PyTorch's allocator is as it comes."""
+        environment = training_environment(_threads())
+        environment.pop("PYTORCH_ALLOC_CONF", None)
         done = subprocess.run(
             [sys.executable, BARE, json.dumps(order | {"warm_up": WARM_UP[_device()]})],
             capture_output=True,
             text=True,
             check=False,
+            env=environment,
         )
         if done.returncode != 0:
             raise SystemExit(done.stderr)
@@ -246,13 +252,17 @@ def engines(bench: Bench, rounds: int, tokenizer: Path) -> dict[str, Measurement
     dataset = bench.dataset(rows)
     hyper = Hyperparameters(n_epochs=1, max_length=LARGE_LENGTH, learning_rate=1e-5)
     order = bare_order(bench, LARGE, rows, hyper, nf4=True) | {"arguments": same_settings(hyper, examples)}
-    unsloth, peft, bare = (Measurement() for _ in range(3))
+    measured: dict[str, Measurement] = defaultdict(Measurement)
 
-    def own(engine: EngineName, into: Measurement) -> Callable[[], None]:
-        return lambda: bench.own(LARGE, dataset, tokens, hyper.model_copy(update={"engine": engine}), into)
+    def own(engine: EngineName) -> None:
+        spec = hyper.model_copy(update={"engine": engine})
+        bench.own(LARGE, dataset, tokens, spec, measured[engine])
 
-    in_turns(rounds, own("unsloth", unsloth), own("peft", peft), lambda: bench.bare(order, tokens, bare))
-    return {"unsloth": unsloth, "peft": peft, "TRL, our settings": bare}
+    runs = [lambda: own("unsloth"), lambda: own("peft")]
+    if order["arguments"]["bf16"]:
+        runs.append(lambda: bench.bare(order, tokens, measured["bare_trl"]))
+    in_turns(rounds, *runs)
+    return measured
 
 
 _MAKE_WEIGHTS = """
@@ -398,9 +408,10 @@ def main() -> None:
             tokens = ratio(own_defaults.tokens_per_s, defaults.tokens_per_s)
             ratios["defaults_over_trl_defaults_tokens"] = tokens
         if options.only != "trl" and _device() == "cuda":
-            unsloth, peft, bare = (large := engines(bench, options.rounds, models / options.base)).values()
+            large = engines(bench, options.rounds, models / options.base)
             show(large)
-            for name, other in {"peft": peft, "bare_trl": bare}.items():
+            unsloth = large.pop("unsloth")
+            for name, other in large.items():
                 ratios[f"unsloth_over_{name}_tokens"] = ratio(unsloth.tokens_per_s, other.tokens_per_s)
                 ratios[f"unsloth_over_{name}_memory"] = ratio(unsloth.peak_bytes, other.peak_bytes)
             ratios["estimate_over_measured"] = round(estimate_over_measured(bench, "unsloth", unsloth), 3)

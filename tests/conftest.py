@@ -36,7 +36,7 @@ def test_data() -> Path:
 def base_model() -> Path:
     """The small real base model's folder."""
     default = REPOSITORY / ".local" / "models" / "smollm2-135m-instruct"
-    folder = Path(os.environ.get("NARROWCAST_TEST_MODEL", default))
+    folder = Path(os.environ.get("NARROWCAST_TEST_MODEL", default)).resolve()
     if not (folder / "config.json").exists():
         pytest.skip(f"no base model at {folder}; `make model` gets it")
     return folder

@@ -71,6 +71,8 @@ def run(base_model: Path, tmp_path: Path) -> Run:
         )
         assert result.exists(), done.stderr[-4000:]
         answer: dict[str, Any] = json.loads(result.read_text())
+        if "failed" in answer:
+            answer["said"] = (done.stdout + done.stderr)[-4000:]  # another rank's reason is only there
         return answer
 
     return start

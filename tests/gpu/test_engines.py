@@ -56,7 +56,7 @@ def test_stopped_and_resumed_ends_where_the_whole_run_does(run: Run, engine: str
     assert "failed" not in rest, rest
     assert rest["metrics"]["steps"] == whole["metrics"]["steps"]
     for name in ("train_loss", "valid_loss"):
-        assert rest["metrics"][name] == pytest.approx(whole["metrics"][name], rel=0.05)
+        assert rest["metrics"][name] == pytest.approx(whole["metrics"][name], rel=0.05, abs=0.02)
 
 
 @pytest.mark.parametrize(("name", "parallelism"), [("unsloth", "ddp"), ("peft", "ddp"), ("peft", "fsdp")])

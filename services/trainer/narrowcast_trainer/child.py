@@ -136,6 +136,10 @@ class TrainingChild:
 _LOG_FIELDS = {"event", "level", "logger", "service", "timestamp", "job_id"}
 
 
+_ALLOCATOR = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
+"""The second is the older name, which unsloth heeds only where the first is not set."""
+
+
 def _allocator() -> dict[str, str]:
     """Let PyTorch's GPU memory grow in place.
 
@@ -143,9 +147,9 @@ def _allocator() -> dict[str, str]:
     memory rose from 11.9 to 17.4 GiB in five steps, that of unsloth, which sets this itself, from 9.0 to 9.2.
     Not under WSL, where it makes the driver fail.
     """
-    if "microsoft" in os.uname().release.lower():
+    if "microsoft" in os.uname().release.lower() or any(name in os.environ for name in _ALLOCATOR):
         return {}
-    return {"PYTORCH_ALLOC_CONF": os.environ.get("PYTORCH_ALLOC_CONF", "expandable_segments:True")}
+    return {_ALLOCATOR[0]: "expandable_segments:True"}
 
 
 def _parsed(line: bytes) -> Event | None:

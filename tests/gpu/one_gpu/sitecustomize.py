@@ -10,6 +10,7 @@ from narrowcast_trainer import ranks
 
 os.environ["NCCL_HOSTID"] = f"host-{ranks.rank()}"
 if ranks.rank() > 0:
-    os.environ["LOCAL_RANK"] = "0"  # accelerate gives it to DDP as the number of the GPU
+    if "ACCELERATE_USE_FSDP" not in os.environ:
+        os.environ["LOCAL_RANK"] = "0"  # accelerate gives it to DDP as the number of the GPU
     os.environ["UNSLOTH_COMPILE_LOCATION"] = f"unsloth-{ranks.rank()}"
 ranks.join = lambda: None

@@ -184,6 +184,12 @@ def test_a_job_is_queued_in_openais_shape(gateway: Any, file_id: str) -> None:
             "invalid_hyperparameter",
             "method.supervised.hyperparameters.n_epochs",
         ),
+        (
+            _in_method({"sweep": {"rank": [4, 8]}}),
+            400,
+            "invalid_hyperparameter",
+            "method.supervised.hyperparameters.sweep",
+        ),
         ({"integrations": []}, 400, "invalid_parameter", "integrations"),
     ],
 )

@@ -174,18 +174,21 @@ def test_a_training_sees_one_gpu(monkeypatch: pytest.MonkeyPatch, set_to: str | 
 
 
 @pytest.mark.parametrize(
-    ("release", "set_to", "seen"),
+    ("release", "set_by_user", "seen"),
     [
-        ("6.8.0-generic", None, "expandable_segments:True"),
-        ("6.8.0-generic", "backend:cudaMallocAsync", "backend:cudaMallocAsync"),
-        ("6.6.87-microsoft-standard-WSL2", None, None),
+        ("6.8.0-generic", {}, {"PYTORCH_ALLOC_CONF": "expandable_segments:True"}),
+        ("6.8.0-generic", {"PYTORCH_ALLOC_CONF": "backend:native"}, {"PYTORCH_ALLOC_CONF": "backend:native"}),
+        ("6.8.0-generic", {"PYTORCH_CUDA_ALLOC_CONF": "a:b"}, {"PYTORCH_CUDA_ALLOC_CONF": "a:b"}),
+        ("6.6.87-microsoft-standard-WSL2", {}, {}),
     ],
 )
 def test_gpu_memory_grows_in_place_where_it_can(
-    monkeypatch: pytest.MonkeyPatch, release: str, set_to: str | None, seen: str | None
+    monkeypatch: pytest.MonkeyPatch, release: str, set_by_user: dict[str, str], seen: dict[str, str]
 ) -> None:
     monkeypatch.setattr(os, "uname", lambda: SimpleNamespace(release=release))
-    monkeypatch.delenv("PYTORCH_ALLOC_CONF", raising=False)
-    if set_to is not None:
-        monkeypatch.setenv("PYTORCH_ALLOC_CONF", set_to)
-    assert training_environment(1).get("PYTORCH_ALLOC_CONF") == seen
+    for name in ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in set_by_user.items():
+        monkeypatch.setenv(name, value)
+    environment = training_environment(1)
+    assert {name: value for name, value in environment.items() if "ALLOC" in name} == seen
