@@ -21,134 +21,32 @@ steps, in which kernels are compiled and chosen, are left out on both sides.
 
 import argparse
 import json
-import os
 import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from narrowcast.artifacts import publish
-from narrowcast.datasets import DatasetManifest, Row, dataset_prefix, split_file, to_jsonl
-from narrowcast.errors import NarrowcastError
-from narrowcast.estimates.shapes import Device
-from narrowcast.ids import new_id
-from narrowcast.prompts import TEMPLATE_ID, completion_messages, instruction_for, prompt_messages
-from narrowcast.settings import StorageSettings
-from narrowcast.storage import Storage
+from training_bench import Bench, Measurement, device, in_turns, object_store
+
+from narrowcast.datasets import Row
+from narrowcast.prompts import completion_messages, instruction_for, prompt_messages
 from narrowcast.training import EngineName, Hyperparameters, TrainingSpec
 from narrowcast_local.samples import generate
-from narrowcast_local.stack import servers
 from narrowcast_trainer.batches import MICRO_BATCH_TOKENS, micro_batch
-from narrowcast_trainer.child import TrainingChild, training_environment
 from narrowcast_trainer.data import Example, tokenize
 from narrowcast_trainer.engines.precision import Precision, capability
 from narrowcast_trainer.node import node_facts
 from narrowcast_trainer.observing import observation
-from narrowcast_trainer.protocol import Completed, Failed, Measured, Note, TrainingOrder
 from narrowcast_trainer.settings import TrainingSettings
 
-TENANT = "bench"
-BARE = Path(__file__).with_name("bare_trl.py")
 LARGE, LARGE_ROWS, LARGE_LENGTH = "random-8b", 96, 2048
 ROWS = {"cuda": 1024, "cpu": 64}
 """By default: a step of the small base takes a GPU a fraction of a second."""
-WARM_UP = {"cuda": 2, "cpu": 0}
-"""Steps. On a CPU nothing is compiled."""
-
-
-@dataclass
-class Measurement:
-    """Of one configuration, over its rounds."""
-
-    steps_per_s: list[float] = field(default_factory=list)
-    tokens_per_s: list[float] = field(default_factory=list)
-    peak_bytes: list[float] = field(default_factory=list)
-    result: dict[str, Any] = field(default_factory=dict)
-
-    def add(self, steps: int, tokens: float, seconds: float) -> None:
-        self.steps_per_s.append(steps / seconds)
-        self.tokens_per_s.append(tokens / seconds)
-
-
-class Bench:
-    """One base, some rows of it, and a place to publish to."""
-
-    def __init__(self, storage: StorageSettings, settings: TrainingSettings, folder: Path) -> None:
-        self.storage, self.settings, self.folder = storage, settings, folder
-
-    def dataset(self, rows: list[Row]) -> str:
-        manifest = DatasetManifest(
-            id=new_id("ds"),
-            tenant=TENANT,
-            source="generated",
-            rows={"train": len(rows)},
-            prompt_template=TEMPLATE_ID,
-        )
-        files = {split_file("train"): to_jsonl(rows)}
-        publish(Storage(self.storage).data, dataset_prefix(TENANT, manifest.id), files, manifest)
-        return manifest.id
-
-    def own(self, base: str, dataset: str, tokens: int, hyper: Hyperparameters, into: Measurement) -> None:
-        """Train as the worker does; the time is from the warm-up's end to the last step's."""
-        job = new_id("ftjob")
-        spec = TrainingSpec(base_model=base, dataset=dataset, adapter_id=f"a-{job}", hyperparameters=hyper)
-        order = TrainingOrder(
-            job_id=job, tenant=TENANT, spec=spec, settings=self.settings, storage=self.storage
-        )
-        began = ended = 0.0
-        first = step = 0
-        with TrainingChild(order, _threads()) as child:
-            while child.exit_status() is None or not child.silent:
-                for event in child.events(0.2):
-                    if isinstance(event, Note) and "total_steps" in event.data:
-                        began = time.monotonic()
-                    elif isinstance(event, Measured):
-                        ended, step = time.monotonic(), event.metrics.step
-                        if first < WARM_UP[_device()]:
-                            began, first = ended, step
-                    elif isinstance(event, Failed):
-                        raise SystemExit(f"{event.code}: {event.message}")
-                    elif isinstance(event, Completed):
-                        into.result = event.result
-        if not into.result:
-            raise SystemExit(f"the training process ended without a result: {child.last_exception}")
-        if step == first:
-            raise SystemExit(f"{step} steps are none beside the warm-up's {first}: raise --rows")
-        into.add(step - first, tokens * hyper.n_epochs * (step - first) / step, ended - began)
-        into.peak_bytes.append(into.result["metrics"]["peak_memory_bytes"])
-
-    def bare(self, order: dict[str, Any], tokens: int, into: Measurement) -> None:
-        """Train as somebody without Narrowcast would, on the same GPU; PyTorch's allocator is as it comes."""
-        environment = training_environment(_threads())
-        environment.pop("PYTORCH_ALLOC_CONF", None)
-        done = subprocess.run(
-            [sys.executable, BARE, json.dumps(order | {"warm_up": WARM_UP[_device()]})],
-            capture_output=True,
-            text=True,
-            check=False,
-            env=environment,
-        )
-        if done.returncode != 0:
-            raise SystemExit(done.stderr)
-        taken = json.loads(done.stdout.splitlines()[-1])
-        into.add(taken["timed"], tokens * taken["timed"] / taken["steps"], taken["seconds"])
-        if "peak_bytes" in taken:
-            into.peak_bytes.append(taken["peak_bytes"])
-
-
-def in_turns(rounds: int, *runs: Callable[[], None]) -> None:
-    for number in range(rounds):
-        for run in runs if number % 2 == 0 else reversed(runs):
-            run()
 
 
 def against_trl(bench: Bench, base: str, count: int, rounds: int) -> dict[str, Measurement]:
@@ -174,7 +72,7 @@ def against_trl(bench: Bench, base: str, count: int, rounds: int) -> dict[str, M
         lambda: bench.bare(common | {"arguments": same_settings(hyper, examples)}, tokens, same),
         lambda: bench.bare(common | {"arguments": trl_defaults(hyper)}, tokens, defaults),
     ]
-    if _device() == "cuda":
+    if device() == "cuda":
         runs.append(lambda: bench.own(base, dataset, tokens, hyper, own_defaults))
     else:
         own_defaults = own  # on a CPU that is what the defaults are
@@ -210,7 +108,7 @@ def same_settings(hyper: Hyperparameters, examples: list[Example]) -> dict[str, 
     node = capability()
     precision = Precision.of(node)
     lengths = [len(example.input_ids) for example in examples]
-    at_once = micro_batch(lengths, hyper.batch_size, MICRO_BATCH_TOKENS[_device()])
+    at_once = micro_batch(lengths, hyper.batch_size, MICRO_BATCH_TOKENS[device()])
     return {
         **trl_defaults(hyper),
         "per_device_train_batch_size": at_once,
@@ -235,7 +133,7 @@ def trl_defaults(hyper: Hyperparameters) -> dict[str, Any]:
         "num_train_epochs": hyper.n_epochs,
         "max_length": hyper.max_length,
         "seed": hyper.seed,
-        "use_cpu": _device() == "cpu",
+        "use_cpu": device() == "cpu",
         "save_strategy": "no",
         "report_to": "none",
         "disable_tqdm": True,
@@ -336,37 +234,6 @@ def estimate_over_measured(bench: Bench, engine: str, measured: Measurement) -> 
     return 1 / observation(config, spec, node_facts(bench.settings), measured.result).memory_ratio
 
 
-@contextmanager
-def object_store(folder: Path) -> Iterator[StorageSettings]:
-    """A real S3 server for the run."""
-    port, secret = servers.free_port(), "benchmark-secret"
-    settings = StorageSettings.model_validate({"endpoint": f"127.0.0.1:{port}", "secret_key": secret})
-    server = servers.seaweedfs(folder / "s3", port, settings.access_key, secret)
-    with (folder / "s3.log").open("wb") as log:
-        process = subprocess.Popen(server.command, stdout=log, stderr=log)
-    try:
-        for _ in range(120):
-            try:
-                Storage(settings).create_buckets()
-                break
-            except NarrowcastError:
-                time.sleep(0.5)
-        else:
-            raise SystemExit((folder / "s3.log").read_text())
-        yield settings
-    finally:
-        process.terminate()
-        process.wait()
-
-
-def _threads() -> int:
-    return len(os.sched_getaffinity(0))
-
-
-def _device() -> Device:
-    return "cpu" if capability().cuda is None else "cuda"
-
-
 def show(measured: dict[str, Measurement]) -> None:
     for name, of in measured.items():
         peak = f"{statistics.median(of.peak_bytes) / 2**30:8.2f} GiB" if of.peak_bytes else ""
@@ -384,7 +251,7 @@ def ratio(one: list[float], other: list[float]) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument(
-        "--rows", type=int, default=ROWS[_device()], help="generated reports, one epoch of them a run"
+        "--rows", type=int, default=ROWS[device()], help="generated reports, one epoch of them a run"
     )
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--only", choices=["trl", "engines"], help="one of the two comparisons")
@@ -407,7 +274,7 @@ def main() -> None:
             ratios["own_over_bare_trl_steps"] = ratio(own.steps_per_s, same.steps_per_s)
             tokens = ratio(own_defaults.tokens_per_s, defaults.tokens_per_s)
             ratios["defaults_over_trl_defaults_tokens"] = tokens
-        if options.only != "trl" and _device() == "cuda":
+        if options.only != "trl" and device() == "cuda":
             large = engines(bench, options.rounds, models / options.base)
             show(large)
             unsloth = large.pop("unsloth")

@@ -47,16 +47,17 @@ def test_the_engines_agree_on_the_loss_of_the_untrained_base(run: Run) -> None:
     assert one["metrics"]["trainable_parameters"] == other["metrics"]["trainable_parameters"]
 
 
-def test_stopped_and_resumed_ends_where_the_whole_run_does(run: Run, engine: str) -> None:
-    """In the second epoch. Not to the bit, as on a CPU: GPU kernels add up in any order."""
+@pytest.mark.parametrize("at", [3, 8, 11])
+def test_stopped_and_resumed_ends_where_the_whole_run_does(run: Run, engine: str, at: int) -> None:
+    """Within an epoch, at its end, within the next. Not to the bit: a GPU's kernels add up in any order."""
     whole = run(engine, "whole")
-    first = run(engine, "first", stop_at=11)
-    assert first.get("stopped") == 11, first
-    rest = run(engine, "rest", resume=first["checkpoint"], step=11)
+    first = run(engine, "first", stop_at=at)
+    assert first.get("stopped") == at, first
+    rest = run(engine, "rest", resume=first["checkpoint"], step=at)
     assert "failed" not in rest, rest
     assert rest["metrics"]["steps"] == whole["metrics"]["steps"]
     for name in ("train_loss", "valid_loss"):
-        assert rest["metrics"][name] == pytest.approx(whole["metrics"][name], rel=0.05, abs=0.02)
+        assert rest["metrics"][name] == pytest.approx(whole["metrics"][name], rel=0.05)
 
 
 @pytest.mark.parametrize(("name", "parallelism"), [("unsloth", "ddp"), ("peft", "ddp"), ("peft", "fsdp")])
@@ -69,8 +70,7 @@ def test_two_ranks_train_as_one(run: Run, name: str, parallelism: str) -> None:
     two = run(name, "two", hyper=hyper, ranks=2, parallelism=parallelism)
     assert "failed" not in two, two
     assert two["metrics"]["steps"] == one["metrics"]["steps"]
-    # The last ones are a few hundredths, of which bf16 leaves less than 5 %.
-    assert two["losses"] == pytest.approx(one["losses"], rel=0.05, abs=0.02)
+    assert two["losses"] == pytest.approx(one["losses"], rel=0.05)
 
 
 def test_too_little_memory_is_told_apart(run: Run, engine: str) -> None:
