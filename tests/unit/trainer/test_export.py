@@ -1,6 +1,5 @@
 """The small parts of exports: what goes over the wire to its process, signs of life, refused repositories."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +11,6 @@ from narrowcast.exports import ExportRequest, ExportSpec, HubDestination
 from narrowcast.settings import StorageSettings
 from narrowcast_trainer.export.__main__ import reason_of
 from narrowcast_trainer.export.order import ExportOrder
-from narrowcast_trainer.export.pulse import cpu_ticks
 from narrowcast_trainer.settings import HubSettings, TrainingSettings
 
 
@@ -31,22 +29,34 @@ def test_the_order_brings_the_secrets_and_shows_none() -> None:
     assert again.hub.token == SecretStr("hf-secret")
 
 
-def test_processor_time_of_a_group_is_a_sign_of_life() -> None:
-    code = "import sys; sum(range(4_000_000)); print('.', flush=True); sys.stdin.read()"
-    with subprocess.Popen(
-        [sys.executable, "-c", code],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        start_new_session=True,
-    ) as process:
-        assert process.stdout is not None
-        process.stdout.read(1)
-        used = cpu_ticks(process.pid)
-        assert used > 0
-        assert cpu_ticks(process.pid) - used <= 1, "what waits uses none"
-        process.kill()
-    assert cpu_ticks(process.pid) == 0
-    assert cpu_ticks(os.getpgrp()) > 0
+_PULSE = """
+import subprocess, sys, time
+from narrowcast_trainer.export.pulse import Pulse
+
+work = "import time; end = time.process_time() + 1\\nwhile time.process_time() < end: pass"
+Pulse(lambda: print("beat", time.monotonic() - began, flush=True), every_s=0.05).start()
+began = time.monotonic()
+if sys.argv[1] == "thread":
+    exec(work)
+if sys.argv[1] == "program":
+    subprocess.run([sys.executable, "-c", work], check=True)
+print("waits", time.monotonic() - began, flush=True)
+time.sleep(3)
+"""
+"""A process that works for a while and then hangs; it prints when it beat, in seconds."""
+
+
+@pytest.mark.parametrize("work", ["thread", "program", "nothing"])
+def test_what_works_shows_life_and_what_hangs_does_not(work: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _PULSE, work], capture_output=True, text=True, check=True, timeout=60
+    )
+    said = [(word, float(at)) for word, _, at in (line.partition(" ") for line in done.stdout.splitlines())]
+    (hangs_from,) = (at for word, at in said if word == "waits")
+    beats = [at for word, at in said if word == "beat"]
+    assert bool([at for at in beats if at < hangs_from]) is (work != "nothing")
+    # One may follow: for what it did last, or because a program's time is no longer counted.
+    assert len([at for at in beats if at > hangs_from]) <= 2
 
 
 @pytest.mark.parametrize(

@@ -1,15 +1,17 @@
 """Signs of life from work that says nothing: whole minutes of copying and of programs that are not ours."""
 
-import os
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 from typing import Final
 
+import psutil
+
 _EVERY_S: Final = 2.0
-_USER, _SYSTEM, _GROUP = 11, 12, 2
-"""Fields of /proc/<pid>/stat after the program's name, counted from 0 (proc(5))."""
+_WORK_S: Final = 0.1
+"""Processor time between two beats. Threads that only wait, those of libraries too, do not come to it within
+the minutes that a trainer may be silent (its liveness probe)."""
 
 
 class Pulse(threading.Thread):
@@ -18,27 +20,30 @@ class Pulse(threading.Thread):
     Converting, quantising and uploading all do; what hangs does not, and is found out.
     """
 
-    def __init__(self, beat: Callable[[], None]) -> None:
+    def __init__(self, beat: Callable[[], None], *, every_s: float = _EVERY_S) -> None:
         super().__init__(name="pulse", daemon=True)
         self._beat = beat
+        self._every_s = every_s
 
     def run(self) -> None:
         """Beat until the process ends."""
-        before = cpu_ticks(os.getpgrp())
+        at_last_beat = _processor_s()
         while True:
-            threading.Event().wait(_EVERY_S)
-            now = cpu_ticks(os.getpgrp())
-            if now != before:
+            threading.Event().wait(self._every_s)
+            # Less than before where a program has ended, whose time is no longer counted: that is life too.
+            if abs((now := _processor_s()) - at_last_beat) >= _WORK_S:
                 self._beat()
-            before = now
+                at_last_beat = now
 
 
-def cpu_ticks(group: int) -> int:
-    """Return the processor time that the processes of a group have used so far, in clock ticks."""
-    used = 0
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        with suppress(OSError, ValueError, IndexError):  # a process that has just ended
-            fields = stat.read_text().rpartition(")")[2].split()
-            if int(fields[_GROUP]) == group:
-                used += int(fields[_USER]) + int(fields[_SYSTEM])
+def _processor_s() -> float:
+    """Return the seconds of processor time that this process and those below it have used.
+
+    Without those of the thread that asks, or asking would be work.
+    """
+    used = time.process_time() - time.thread_time()
+    for child in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):  # it has just ended
+            times = child.cpu_times()
+            used += times.user + times.system
     return used
