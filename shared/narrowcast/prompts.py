@@ -8,15 +8,21 @@ it was trained with.
 """
 
 import hashlib
-from typing import Final, Literal, TypedDict
+import json
+from typing import Any, Final, Literal, TypedDict
 
-TEMPLATE_ID: Final = "report-v1"
+TEMPLATE_ID: Final = "report-v2"
 # Short on purpose: every row of every epoch and every request pays for it in tokens.
 _INSTRUCTION: Final = "Составь описание исследования по заключению."
 _INSTRUCTION_FOR_STUDY: Final = "Составь описание исследования «{study}» по заключению."
 _LAYOUT: Final = "system=instruction;user=input;assistant=output"
+CHAT_TEMPLATE_KWARGS: Final[dict[str, Any]] = {"enable_thinking": False}
+"""Given to every rendering of a base's chat template. Qwen3's, left to itself, puts an empty block of
+thoughts before the answer of a row, and none into the prompt: it would be trained as part of the report."""
 TEMPLATE_HASH: Final = hashlib.sha256(
-    "\n".join((TEMPLATE_ID, _INSTRUCTION, _INSTRUCTION_FOR_STUDY, _LAYOUT)).encode()
+    "\n".join(
+        (TEMPLATE_ID, _INSTRUCTION, _INSTRUCTION_FOR_STUDY, _LAYOUT, json.dumps(CHAT_TEMPLATE_KWARGS))
+    ).encode()
 ).hexdigest()
 
 

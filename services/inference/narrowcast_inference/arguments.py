@@ -2,6 +2,7 @@
 
 import json
 
+from narrowcast.prompts import CHAT_TEMPLATE_KWARGS
 from narrowcast_inference.settings import InferenceSection
 
 PLUGIN = "narrowcast_s3_resolver"
@@ -54,6 +55,8 @@ def vllm_arguments(section: InferenceSection, *, on_cpu: bool) -> list[str]:
         f"--max-loras={section.max_loras}",
         f"--max-cpu-loras={section.max_cpu_loras}",
         f"--shutdown-timeout={section.shutdown_timeout_s}",
+        # Of chats and of previews alike: prompts as adapters were trained with.
+        f"--default-chat-template-kwargs={json.dumps(CHAT_TEMPLATE_KWARGS)}",
         f"--middleware={MIDDLEWARE}",
         # Prompts are about patients; requests are logged by the gateway, without them.
         "--no-enable-log-requests",

@@ -11,7 +11,7 @@ from narrowcast.cards import DataFile
 from narrowcast.datasets import DatasetManifest, Row, SplitName, dataset_prefix, from_jsonl, split_file
 from narrowcast.errors import InvalidInput, NotFound
 from narrowcast.masking import FAULTS, Fault, mask_fault
-from narrowcast.prompts import completion_messages, prompt_messages
+from narrowcast.prompts import CHAT_TEMPLATE_KWARGS, completion_messages, instruction_for, prompt_messages
 from narrowcast.storage import Bucket
 from narrowcast_trainer.protocol import TrainingOrder
 
@@ -19,6 +19,8 @@ IGNORED = -100
 """The label of a token that the loss leaves out, PyTorch's default."""
 stop_ids = masking.stop_ids
 _NAMED_ROWS = 20
+_LEAST_ROWS = 2
+_LEAST_SHARE = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +43,13 @@ class Rows:
 
     @property
     def default_instruction(self) -> str:
-        """The commonest instruction of the training rows."""
-        return Counter(row.instruction.strip() for row in self.train).most_common(1)[0][0]
+        """The commonest instruction of the training rows, if it is one that many rows share; else ours.
+
+        It is published with the adapter, and one that is of a few rows may be about a patient.
+        """
+        commonest, count = Counter(row.instruction.strip() for row in self.train).most_common(1)[0]
+        shared = count >= max(_LEAST_ROWS, _LEAST_SHARE * len(self.train))
+        return commonest if shared else instruction_for(None)
 
 
 def read_rows(data: Bucket, order: TrainingOrder) -> Rows:
@@ -123,6 +130,7 @@ def tokenize(
         [prompt_messages(row.instruction, row.input) + completion_messages(row.output) for row in rows],
         prompt=False,
     )
+    _refuse_what_is_not_the_answer(tokenizer, rows[0])
     examples = []
     faulty: dict[Fault, list[int]] = {fault: [] for fault in FAULTS}
     for number, (prompt, whole) in enumerate(zip(prompts, wholes, strict=True), 1):
@@ -139,12 +147,39 @@ def tokenize(
     return examples
 
 
+def _refuse_what_is_not_the_answer(tokenizer: Any, row: Row) -> None:
+    """Refuse a template that has more in an answered chat than the prompt and the answer: a block of thoughts."""
+    answer = completion_messages(row.output)
+    prompt = prompt_messages(row.instruction, row.input)
+    asked, whole = (
+        _rendered(tokenizer, [chat], prompt=not answered, tokenize=False)[0]
+        for chat, answered in ((prompt, False), (prompt + answer, True))
+    )
+    trained = whole.removeprefix(asked)
+    if trained != whole and not trained.lstrip().startswith(answer[0]["content"]):
+        raise InvalidInput(
+            "the base model's chat template puts something of its own before an answer, which the model would"
+            " be trained to write",
+            code="invalid_base_model",
+            param="model",
+        )
+
+
 def _ids(tokenizer: Any, chats: list[Any], *, prompt: bool) -> list[list[int]]:
+    encoded: list[list[int]] = _rendered(tokenizer, chats, prompt=prompt, tokenize=True)
+    return encoded
+
+
+def _rendered(tokenizer: Any, chats: list[Any], *, prompt: bool, tokenize: bool) -> Any:
     from jinja2 import TemplateError
 
     try:
-        encoded: list[list[int]] = tokenizer.apply_chat_template(
-            chats, add_generation_prompt=prompt, tokenize=True, return_dict=False
+        return tokenizer.apply_chat_template(
+            chats,
+            add_generation_prompt=prompt,
+            tokenize=tokenize,
+            return_dict=False,
+            **CHAT_TEMPLATE_KWARGS,
         )
     except TemplateError as error:
         # Its text is the template's own, which may quote what it was given.
@@ -154,7 +189,6 @@ def _ids(tokenizer: Any, chats: list[Any], *, prompt: bool) -> list[list[int]]:
             code="invalid_base_model",
             param="model",
         ) from error
-    return encoded
 
 
 def _refuse(numbers: list[int], split: str, what: str, code: Fault, param: str) -> None:

@@ -55,6 +55,7 @@ def test_a_gpu_gets_no_cpu_flag(tmp_path: Path) -> None:
     }
     assert "--no-enable-log-requests" in on_gpu
     assert "--shutdown-timeout=60" in on_gpu
+    assert '--default-chat-template-kwargs={"enable_thinking": false}' in on_gpu
 
 
 def test_extra_arguments_come_last(tmp_path: Path) -> None:

@@ -8,8 +8,9 @@ import pytest
 
 from narrowcast.datasets import Row
 from narrowcast.errors import InvalidInput
-from narrowcast.prompts import completion_messages, prompt_messages
-from narrowcast_trainer.data import IGNORED, pad_id, stop_ids, tokenize
+from narrowcast.masking import stop_ids
+from narrowcast.prompts import completion_messages, instruction_for, prompt_messages
+from narrowcast_trainer.data import IGNORED, Rows, pad_id, tokenize
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +40,53 @@ def test_tokens_are_the_chat_template_s_and_labels_mask_exactly_the_prompt(token
         assert whole[: len(asked)] == asked  # what vLLM makes of a request
         assert example.labels == [IGNORED] * len(asked) + whole[len(asked) :]
         assert tokenizer.eos_token_id in example.labels
+
+
+THINKING = """
+{%- for message in messages %}<|im_start|>{{ message.role }}
+{% if loop.last and message.role == "assistant" %}<think>
+
+</think>{% endif %}{{ message.content }}<|im_end|>
+{% endfor %}
+{%- if add_generation_prompt %}<|im_start|>assistant
+{% if enable_thinking is defined and enable_thinking is false %}<think>
+
+</think>{% endif %}{% endif %}"""
+"""As Qwen3's, but for the empty line after it, which this tokenizer cuts by what follows."""
+
+
+def test_a_template_that_thinks_is_told_not_to(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tokenizer, "chat_template", THINKING)
+    (example,) = _tokenize(tokenizer, [_row()])
+    trained = [token for token, label in zip(example.input_ids, example.labels, strict=True) if label >= 0]
+    assert tokenizer.decode(trained) == "Мениск не изменён.\nСвязки целы.<|im_end|>\n"
+
+
+def test_a_template_whose_thoughts_would_be_trained_is_refused(
+    tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tokenizer, "chat_template", THINKING.replace("enable_thinking", "some_other_name"))
+    with pytest.raises(InvalidInput, match="before an answer") as refused:
+        _tokenize(tokenizer, [_row()])
+    assert refused.value.code == "invalid_base_model"
+
+
+@pytest.mark.parametrize(
+    ("instructions", "expected"),
+    [
+        (["Опиши.", "Опиши.", "Опиши колено."], "Опиши."),
+        (["Опиши снимок Иванова.", "Опиши снимок Петрова."], instruction_for(None)),
+        (
+            ["Опиши снимок Иванова."] * 2 + [f"Опиши снимок {number}." for number in range(99)],
+            instruction_for(None),
+        ),
+    ],
+)
+def test_only_an_instruction_that_many_rows_share_is_published(
+    instructions: list[str], expected: str
+) -> None:
+    rows = [Row(instruction=instruction, input="a", output="b") for instruction in instructions]
+    assert Rows(rows, []).default_instruction == expected
 
 
 def test_trl_makes_the_same_labels_of_the_same_row(tokenizer: Any) -> None:
