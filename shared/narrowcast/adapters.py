@@ -18,6 +18,16 @@ ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """What vLLM 0.32 accepts as ``--max-lora-rank``."""
+_UNSUPPORTED = {
+    "use_dora": "DoRA",
+    "use_qalora": "QALoRA",
+    "use_bdlora": "block-diagonal LoRA",
+    "lora_bias": "a bias in the LoRA layers",
+    "modules_to_save": "training of whole modules",
+    "alora_invocation_tokens": "activated LoRA",
+    "layer_replication": "replication of layers",
+}
+"""Settings of PEFT's that vLLM 0.32 refuses where they are set to anything (its PEFTHelper, model manager)."""
 _SERVABLE_INITS = {True, False, "gaussian", "eva"}
 _SAMPLES_PER_SHARD = 16
 _SAMPLE_BYTES = 64 * 1024
@@ -131,20 +141,18 @@ def check_servable(config: Mapping[str, Any], max_rank: int) -> None:
             f"vLLM does not serve this adapter: {reason}", code="unservable_adapter", param=param
         )
 
-    rank = max([int(config["r"]), *(int(r) for r in (config.get("rank_pattern") or {}).values())])
-    if rank > max_rank:
-        raise refuse("rank", f"rank {rank} is above the platform's maximum of {max_rank}")
-    if config.get("use_dora"):
-        raise refuse("use_dora", "DoRA is not supported")
+    ranks = [int(config["r"]), *(int(r) for r in (config.get("rank_pattern") or {}).values())]
+    if max(ranks) > max_rank:
+        raise refuse("rank", f"rank {max(ranks)} is above the platform's maximum of {max_rank}")
+    if min(ranks) < 1:
+        raise refuse("rank", f"rank {min(ranks)} is below 1")
+    for param, name in _UNSUPPORTED.items():
+        if config.get(param):
+            raise refuse(param, f"{name} is not supported")
     if config.get("bias", "none") != "none":
         raise refuse("bias", "bias must be none")
-    if config.get("lora_bias"):
-        raise refuse("lora_bias", "a bias in the LoRA layers is not supported")
-    if config.get("modules_to_save"):
-        raise refuse("modules_to_save", "fully trained modules are not supported")
-    if config.get("alora_invocation_tokens"):
-        raise refuse("alora_invocation_tokens", "activated LoRA is not supported")
-    if config.get("init_lora_weights", True) not in _SERVABLE_INITS:
+    init = config.get("init_lora_weights", True)
+    if not isinstance(init, str | bool) or init not in _SERVABLE_INITS:
         raise refuse(
             "init_lora_weights", "this initialisation changes the base weights and was not converted"
         )

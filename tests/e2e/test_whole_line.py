@@ -194,7 +194,7 @@ def test_an_estimate_measures_the_rows_of_its_file(site: Any) -> None:
     rows, summary = preview["rows_in_file"], preview["summary"]
     assert 0 < found["measured_rows"] <= rows == found["rows"]
     assert found["tokens_per_row"] == pytest.approx(summary["tokens"] / rows, rel=0.1)
-    assert found["max_length"] == summary["longest_row_tokens"]
+    assert found["longest_row"] == summary["longest_row_tokens"]
 
 
 def test_a_report_is_drafted_for_an_impression(site: Any) -> None:

@@ -28,8 +28,7 @@ def micro_batch(lengths: Sequence[int], batch_size: int, tokens: int, most: int 
         tokens: what one forward pass may hold, padding included; one row always goes.
         most: rows that the answer is at most.
     """
-    longest = max(lengths)
-    return rows_at_once(longest, batch_size, min(tokens, most * longest) if most else tokens)
+    return rows_at_once(max(lengths), batch_size, tokens, most)
 
 
 class LengthGrouped:

@@ -10,10 +10,10 @@ from typing import Any, Final
 from narrowcast.errors import InvalidInput
 from narrowcast.estimates.advice import Change
 from narrowcast.estimates.architecture import Architecture, read_architecture
-from narrowcast.estimates.estimate import Estimate, Plan, check_plan, estimate
+from narrowcast.estimates.estimate import Estimate, Plan, estimate
 from narrowcast.estimates.history import NodeFacts
 from narrowcast.estimates.memory import GIB
-from narrowcast.estimates.shapes import Range, TrainingShape, rows_at_once
+from narrowcast.estimates.shapes import Batching, Range, TrainingShape
 from narrowcast_trainer.batches import MICRO_BATCH_TOKENS
 from narrowcast_trainer.estimate_table import PAPER, table
 from narrowcast_trainer.node import cpu_facts, first_gpu
@@ -123,23 +123,40 @@ def _node(options: argparse.Namespace) -> NodeFacts:
 def _gpu(name: str, memory: int) -> NodeFacts:
     tokens = MICRO_BATCH_TOKENS["cuda"]
     return NodeFacts(
-        name=name, device="cuda", memory_bytes=memory, engine="unsloth", micro_batch_tokens=tokens
+        name=name,
+        device="cuda",
+        memory_bytes=memory,
+        engine="unsloth",
+        quantization="nf4",
+        micro_batch_tokens=tokens,
     )
 
 
 def _estimate(architecture: Architecture, options: argparse.Namespace) -> Estimate:
+    if options.micro_batch and options.batch_size % options.micro_batch:
+        raise InvalidInput(
+            f"a batch of {options.batch_size} rows cannot be cut into micro-batches of {options.micro_batch}",
+            code="invalid_hyperparameter",
+            param="micro_batch",
+        )
     node = _node(options)
+    batching = Batching(
+        batch_sizes=(options.batch_size,),
+        max_length=options.max_length,
+        most_rows=options.micro_batch or PAPER.micro_batch,
+    )
+    micro_batch, length = batching.largest_pass()
     shape = TrainingShape(
         rank=options.rank,
-        length=options.max_length,
-        micro_batch=options.micro_batch or rows_at_once(1, options.batch_size, PAPER.micro_batch),
+        length=length,
+        micro_batch=micro_batch,
         engine=options.engine or node.engine,
-        quantization=options.quantization or ("nf4" if node.device == "cuda" else "none"),
+        quantization=options.quantization or node.quantization,
         autocast=node.bf16,
     )
-    plan = Plan(shape, options.rows, options.epochs, options.batch_size, options.tokens_per_row)
-    check_plan(plan)
-    return estimate(architecture, plan, node)
+    return estimate(
+        architecture, Plan(shape, options.rows, options.epochs, batching, options.tokens_per_row), node
+    )
 
 
 def _as_json(found: Estimate) -> str:
@@ -157,9 +174,7 @@ def _as_text(found: Estimate) -> str:
     lines += [f"{name.replace('_', ' '):24}" + _figures(value * (1 / GIB), 2) for name, value in found.memory]
     if found.time is not None:
         lines.append(f"{'minutes':24}" + _figures(found.time.minutes, 0))
-    if found.device_memory_bytes is not None:
-        size = found.device_memory_bytes / GIB
-        lines.append(f"fits {found.device} ({size:.1f} GiB): {found.fits}")
+    lines.append(f"fits {found.device} ({found.device_memory_bytes / GIB:.1f} GiB): {found.fits}")
     lines += [
         f"  with {_settings(change)}: {_gib(change.required)} ({change.consequence})"
         for change in found.changes

@@ -27,11 +27,13 @@ def node_facts(settings: TrainingSettings) -> NodeFacts:
     if gpu is None:
         return cpu_facts(settings)
     name, memory = gpu
+    sharded = settings.parallelism == "fsdp"
     return NodeFacts(
         name=name,
         device="cuda",
         memory_bytes=int(memory * settings.gpu_memory_share),
-        engine="peft" if find_spec("unsloth") is None else "unsloth",
+        engine="peft" if sharded or find_spec("unsloth") is None else "unsloth",
+        quantization="none" if sharded else "nf4",
         micro_batch_tokens=settings.micro_batch_tokens or MICRO_BATCH_TOKENS["cuda"],
     )
 
@@ -43,6 +45,7 @@ def cpu_facts(settings: TrainingSettings) -> NodeFacts:
         device="cpu",
         memory_bytes=_process_memory(),
         engine="peft",
+        quantization="none",
         micro_batch_tokens=settings.micro_batch_tokens or MICRO_BATCH_TOKENS["cpu"],
         cores=settings.threads or len(os.sched_getaffinity(0)),
         bf16=_multiplies_bf16(),
@@ -74,15 +77,13 @@ def base_configs(models_dir: Path) -> dict[str, dict[str, Any]]:
     return found
 
 
-def report_node(facts: EstimateFacts, settings: TrainingSettings) -> NodeFacts:
-    """Tell the gateway what this node is and has; return it.
+def report_node(facts: EstimateFacts, settings: TrainingSettings) -> None:
+    """Tell the gateway what this node is and has.
 
     Raises:
         redis.RedisError: Redis does not answer.
     """
-    node = node_facts(settings)
-    facts.report_node(node, base_configs(settings.models_dir))
-    return node
+    facts.report_node(node_facts(settings), base_configs(settings.models_dir))
 
 
 def _process_memory() -> int:

@@ -26,6 +26,8 @@ def observe(facts: EstimateFacts, settings: TrainingSettings, job: Job, result: 
         spec = TrainingSpec.model_validate(job.spec)
         if spec.hyperparameters.n_trials > 1:
             return  # its peak is that of all trials, which had several ranks
+        if settings.nproc_per_node > 1:
+            return  # the speed of several GPUs, or a part of the base on each: of no single one
         node = node_facts(settings)
         config = base_configs(settings.models_dir)[spec.base_model]
         facts.observe(node.name, result["engine"], observation(config, spec, node, result))

@@ -124,9 +124,10 @@ def _unsloth_piece(architecture: Architecture, shape: TrainingShape) -> int:
         # Half of what is free at the first step; the base takes at least half a byte a weight.
         loaded = architecture.linear_weights / 2 + architecture.embeddings * _HALF
         budget = min(budget, max(shape.memory_bytes - loaded, _GIB) / 2)
+    whole = int(budget / (architecture.vocabulary * _BUDGET_BYTES_PER_LOGIT))
+    if shape.at_most or shape.tokens <= whole:
+        return min(shape.tokens, whole)  # fewer tokens than are cut into pieces may make the larger piece
     pieces = shape.tokens * architecture.vocabulary * _BUDGET_BYTES_PER_LOGIT / budget
-    if pieces <= 1:
-        return shape.tokens
     return math.ceil(shape.tokens / (math.ceil(pieces / _PIECES) * _PIECES))
 
 

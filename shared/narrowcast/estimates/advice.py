@@ -2,12 +2,12 @@
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final, Literal
 
 from pydantic import BaseModel
 
-from narrowcast.estimates.shapes import Engine, Range, TrainingShape
+from narrowcast.estimates.shapes import Batching, Engine, Range, TrainingShape
 
 Parameter = Literal["max_length", "micro_batch", "rank", "engine", "quantization"]
 Settings = dict[Parameter, int | str]
@@ -15,13 +15,7 @@ Settings = dict[Parameter, int | str]
 _SHORTEST: Final = 256
 """Tokens; a report with its prompt hardly fits in less."""
 _LOWEST_RANK: Final = 8
-_FIELDS: Final[dict[Parameter, str]] = {
-    "max_length": "length",
-    "micro_batch": "micro_batch",
-    "rank": "rank",
-    "engine": "engine",
-    "quantization": "quantization",
-}
+_OF_A_PASS: Final[dict[Parameter, str]] = {"max_length": "max_length", "micro_batch": "most_rows"}
 _CONSEQUENCES: Final[dict[Parameter, str]] = {
     "max_length": "rows that are longer must be shortened or left out",
     "micro_batch": "the same training, somewhat slower",
@@ -43,7 +37,7 @@ class Change(BaseModel):
 def changes(
     shape: TrainingShape,
     *,
-    batch_size: int,
+    batching: Batching,
     best_engine: Engine,
     fits: Callable[[TrainingShape], Range | None],
 ) -> list[Change]:
@@ -55,23 +49,36 @@ def changes(
 
     Args:
         shape: what does not fit.
-        batch_size: rows per optimizer step; a micro-batch divides it.
+        batching: by which batches would be cut anew: of shorter rows more go at once.
         best_engine: the one of the node that needs least.
         fits: returns what a training requires if it surely fits, else None.
     """
-    options = _options(shape, batch_size, best_engine)
-    found = []
-    for parameter, values in options.items():
-        alone = ({parameter: value} for value in values)
-        found += list(itertools.islice(_fitting(shape, alone, fits), 1))
-    return found or list(itertools.islice(_fitting(shape, _together(options), fits), 1))
+
+    def changed(settings: Settings) -> TrainingShape:
+        cut: dict[str, Any] = {_OF_A_PASS[name]: settings[name] for name in settings if name in _OF_A_PASS}
+        others: dict[str, Any] = {name: settings[name] for name in settings if name not in _OF_A_PASS}
+        rows, length = dataclasses.replace(batching, **cut).largest_pass()
+        return dataclasses.replace(shape, micro_batch=rows, length=length, **others)
+
+    def fitting(candidates: Iterable[Settings]) -> list[Change]:
+        """Return the first one that fits, or none."""
+        for settings in candidates:
+            if (required := fits(changed(settings))) is not None:
+                costs = "; ".join(_CONSEQUENCES[parameter] for parameter in settings)
+                return [Change(settings=settings, required=required, consequence=costs)]
+        return []
+
+    options = _options(shape, batching, best_engine)
+    alone = [fitting({parameter: value} for value in values) for parameter, values in options.items()]
+    return list(itertools.chain(*alone)) or fitting(_together(options))
 
 
-def _options(shape: TrainingShape, batch_size: int, best_engine: Engine) -> dict[Parameter, list[Any]]:
+def _options(shape: TrainingShape, batching: Batching, best_engine: Engine) -> dict[Parameter, list[Any]]:
     on_gpu = shape.device == "cuda"
+    fewer = range(shape.micro_batch - 1, 0, -1)
     return {
         "max_length": _halves(shape.length, _SHORTEST),
-        "micro_batch": [rows for rows in range(shape.micro_batch - 1, 0, -1) if batch_size % rows == 0],
+        "micro_batch": [rows for rows in fewer if any(size % rows == 0 for size in batching.batch_sizes)],
         "rank": _halves(shape.rank, _LOWEST_RANK),
         "engine": [best_engine] if on_gpu and best_engine != shape.engine == "peft" else [],
         "quantization": ["nf4"] if on_gpu and shape.quantization != "nf4" else [],
@@ -88,15 +95,3 @@ def _together(options: dict[Parameter, list[Any]]) -> Iterator[Settings]:
     order: tuple[Parameter, ...] = ("max_length", "rank", "quantization", "micro_batch", "engine")
     for values in itertools.product(*([None, *options[parameter]] for parameter in order)):
         yield {parameter: value for parameter, value in zip(order, values, strict=True) if value is not None}
-
-
-def _fitting(
-    shape: TrainingShape,
-    candidates: Iterator[Settings],
-    fits: Callable[[TrainingShape], Range | None],
-) -> Iterator[Change]:
-    for settings in candidates:
-        replaced: dict[str, Any] = {_FIELDS[parameter]: value for parameter, value in settings.items()}
-        if (required := fits(dataclasses.replace(shape, **replaced))) is not None:
-            costs = "; ".join(_CONSEQUENCES[parameter] for parameter in settings)
-            yield Change(settings=settings, required=required, consequence=costs)

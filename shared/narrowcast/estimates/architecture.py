@@ -7,27 +7,28 @@ refused: a wrong figure is worse than none.
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import BaseModel, PositiveInt, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from narrowcast.errors import InvalidInput
 
 Biased = Literal["none", "queries", "attention"]
 _SUPPORTED: Final = ("llama", "mistral", "qwen2", "qwen3")
+_Size = Annotated[int, Field(strict=True, gt=0, le=2**31)]
 
 
 class _Config(BaseModel):
     """What a ``config.json`` of the supported architectures says of the shape."""
 
     model_type: str
-    hidden_size: PositiveInt
-    intermediate_size: PositiveInt
-    num_hidden_layers: PositiveInt
-    num_attention_heads: PositiveInt
-    vocab_size: PositiveInt
-    num_key_value_heads: PositiveInt | None = None
-    head_dim: PositiveInt | None = None
+    hidden_size: _Size
+    intermediate_size: _Size
+    num_hidden_layers: _Size
+    num_attention_heads: _Size
+    vocab_size: _Size
+    num_key_value_heads: _Size | None = None
+    head_dim: _Size | None = None
     tie_word_embeddings: bool = False
     attention_bias: bool = False
     mlp_bias: bool = False
@@ -36,9 +37,17 @@ class _Config(BaseModel):
     def _leave_nothing_to_class_defaults(self) -> Self:
         # What is left out takes the default of transformers' class, which is a number of one model only.
         if self.num_key_value_heads is None and self.model_type != "llama":
-            raise ValueError("num_key_value_heads is missing")
+            raise _invalid("num_key_value_heads", "is missing")
         if self.head_dim is None and self.model_type == "qwen3":
-            raise ValueError("head_dim is missing")
+            raise _invalid("head_dim", "is missing")
+        return self
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> Self:
+        if self.head_dim is None and self.hidden_size % self.num_attention_heads:
+            raise _invalid("num_attention_heads", "does not divide hidden_size, and there is no head_dim")
+        if self.num_key_value_heads and self.num_attention_heads % self.num_key_value_heads:
+            raise _invalid("num_key_value_heads", "does not divide num_attention_heads")
         return self
 
 
@@ -149,10 +158,12 @@ def read_architecture(config: Mapping[str, Any]) -> Architecture:
         read = _Config.model_validate(config)
     except ValidationError as error:
         first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"])
-        message = f"the model's config.json: {field + ': ' if field else ''}{first['msg']}"
-        raise InvalidInput(message, code="invalid_model_config", param=field or None) from None
+        raise _invalid(".".join(map(str, first["loc"])), first["msg"]) from None
     return _architecture(read)
+
+
+def _invalid(field: str, what: str) -> InvalidInput:
+    return InvalidInput(f"the model's config.json: {field}: {what}", code="invalid_model_config", param=field)
 
 
 def _architecture(config: _Config) -> Architecture:

@@ -5,15 +5,14 @@ from typing import Final, Literal
 
 from pydantic import BaseModel
 
-from narrowcast.errors import InvalidInput
 from narrowcast.estimates.advice import Change, changes
 from narrowcast.estimates.architecture import Architecture
 from narrowcast.estimates.duration import steps, tokens_per_second
 from narrowcast.estimates.history import Correction, NodeFacts
 from narrowcast.estimates.memory import context, memory_terms, slack
-from narrowcast.estimates.shapes import Range, TrainingShape
+from narrowcast.estimates.shapes import Batching, Range, TrainingShape
 
-Fits = Literal["yes", "perhaps", "no", "unknown"]
+Fits = Literal["yes", "perhaps", "no"]
 _SECONDS_A_MINUTE: Final = 60
 
 
@@ -24,13 +23,17 @@ class Plan:
     shape: TrainingShape
     rows: int
     epochs: int
-    batch_size: int
+    batching: Batching
     tokens_per_row: float | None = None
     """On average; None takes the longest row for all, so that the time is an upper bound."""
-    smallest_batch: int | None = None
-    """Of those that a sweep chooses from, for its most steps; None: ``batch_size``."""
     trials: int = 1
     """Runs of a sweep. The time is that of all, as if none were pruned; steps are one run's."""
+
+    @property
+    def mean_tokens(self) -> float:
+        """Tokens of a row on average, or at most."""
+        batching = self.batching
+        return self.tokens_per_row or min(batching.max_length, batching.longest or batching.max_length)
 
 
 class MemoryEstimate(BaseModel):
@@ -71,8 +74,8 @@ class Estimate(BaseModel):
     memory: MemoryEstimate
     time: TimeEstimate | None
     """None for a GPU whose speed is not known."""
-    device: str | None
-    device_memory_bytes: int | None
+    device: str
+    device_memory_bytes: int
     fits: Fits
     """``perhaps``: what is expected fits, the upper end does not."""
     changes: list[Change]
@@ -83,32 +86,29 @@ class Estimate(BaseModel):
 def estimate(
     architecture: Architecture,
     plan: Plan,
-    node: NodeFacts | None = None,
+    node: NodeFacts,
     correction: Correction | None = None,
 ) -> Estimate:
-    """Return what the training needs on a node, or without one what it needs at all.
+    """Return what the training needs on a node.
 
     Raises:
         InvalidInput: the engine does not run on that device.
     """
     correction = correction or Correction()
-    if node is not None:
-        shape = replace(plan.shape, device=node.device, memory_bytes=node.memory_bytes)
-        plan = replace(plan, shape=shape)
+    shape = replace(plan.shape, device=node.device, memory_bytes=node.memory_bytes)
+    plan = replace(plan, shape=shape)
     memory = estimate_memory(architecture, plan.shape, correction)
     fits = _fits(memory, node)
     return Estimate(
         parameters=architecture.parameters,
         trainable_parameters=architecture.lora_parameters(plan.shape.rank, plan.shape.modules),
-        steps=steps(plan.rows, plan.smallest_batch or plan.batch_size, plan.epochs),
+        steps=steps(plan.rows, min(plan.batching.batch_sizes), plan.epochs),
         memory=memory,
         time=_time(architecture, plan, node, correction),
-        device=node.name if node else None,
-        device_memory_bytes=node.memory_bytes if node else None,
+        device=node.name,
+        device_memory_bytes=node.memory_bytes,
         fits=fits,
-        changes=list(_changes(architecture, plan, node, correction))
-        if node and fits in {"no", "perhaps"}
-        else [],
+        changes=[] if fits == "yes" else _changes(architecture, plan, node, correction),
         corrected_by_jobs=correction.jobs,
     )
 
@@ -128,20 +128,16 @@ def estimate_memory(
     )
 
 
-def _fits(memory: MemoryEstimate, node: NodeFacts | None) -> Fits:
-    if node is None:
-        return "unknown"
+def _fits(memory: MemoryEstimate, node: NodeFacts) -> Fits:
     if memory.required.high <= node.memory_bytes:
         return "yes"
     return "perhaps" if memory.required.expected <= node.memory_bytes else "no"
 
 
 def _time(
-    architecture: Architecture, plan: Plan, node: NodeFacts | None, correction: Correction
+    architecture: Architecture, plan: Plan, node: NodeFacts, correction: Correction
 ) -> TimeEstimate | None:
-    if node is None:
-        return None
-    tokens_per_row = plan.tokens_per_row or plan.shape.length
+    tokens_per_row = plan.mean_tokens
     speed = tokens_per_second(architecture, plan.shape, node.name, node.cores, tokens_per_row)
     if speed is None:
         return None
@@ -162,21 +158,7 @@ def _changes(architecture: Architecture, plan: Plan, node: NodeFacts, correction
 
     return changes(
         plan.shape,
-        batch_size=plan.batch_size,
+        batching=plan.batching,
         best_engine=node.engine,
         fits=fits,
     )
-
-
-def check_plan(plan: Plan) -> None:
-    """Check that the numbers belong together.
-
-    Raises:
-        InvalidInput: naming the one that does not.
-    """
-    if plan.batch_size % plan.shape.micro_batch:
-        raise InvalidInput(
-            f"a batch of {plan.batch_size} rows cannot be cut into micro-batches of {plan.shape.micro_batch}",
-            code="invalid_hyperparameter",
-            param="micro_batch",
-        )

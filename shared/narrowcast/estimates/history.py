@@ -15,7 +15,7 @@ import redis
 from pydantic import BaseModel, Field, ValidationError
 
 from narrowcast.errors import NotFound
-from narrowcast.estimates.shapes import Device, Engine
+from narrowcast.estimates.shapes import Device, Engine, Quantization
 
 _M = TypeVar("_M", bound=BaseModel)
 _NODES, _BASES = "nc:estimates:nodes", "nc:estimates:bases"
@@ -38,8 +38,10 @@ class NodeFacts(BaseModel):
     """Of the GPU, or what a CPU's process may use."""
     engine: Engine
     """What ``auto`` means there."""
+    quantization: Quantization
+    """Likewise."""
     micro_batch_tokens: int = Field(gt=0)
-    """Tokens of a forward pass there, unless a job says otherwise."""
+    """Tokens of a forward pass there, at most."""
     cores: int = Field(1, ge=1)
     bf16: bool = True
     """Whether a CPU multiplies in bf16."""

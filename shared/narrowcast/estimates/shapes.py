@@ -31,24 +31,57 @@ class TrainingShape:
     modules: tuple[str, ...] | None = None
     """The linears that LoRA is put on; None: all seven. Activations are counted as with all seven."""
 
+    at_most: bool = False
+    """Whether the longest row is not known, so that what is estimated must hold for shorter ones too."""
+
     @property
     def tokens(self) -> int:
         """Tokens in one forward pass."""
         return self.micro_batch * self.length
 
 
-def rows_at_once(longest: int, batch_size: int, tokens: int) -> int:
+def rows_at_once(longest: int, batch_size: int, tokens: int, most: int | None = None) -> int:
     """Return how many rows the trainer puts through the model at once.
 
     Args:
         longest: tokens of the longest row.
         batch_size: rows per optimizer step; the answer divides it.
         tokens: what one forward pass may hold, padding included; one row always goes.
+        most: rows that the answer is at most.
     """
-    fitting = (
-        size for size in range(batch_size, 0, -1) if batch_size % size == 0 and size * longest <= tokens
-    )
-    return next(fitting, 1)
+    sizes = range(min(batch_size, most or batch_size), 0, -1)
+    return next((size for size in sizes if batch_size % size == 0 and size * longest <= tokens), 1)
+
+
+@dataclass(frozen=True)
+class Batching:
+    """How the trainer cuts batches into what goes through the model at once."""
+
+    batch_sizes: tuple[int, ...]
+    """Rows per optimizer step; several where a sweep chooses among them."""
+    max_length: int
+    """Tokens that a row may have."""
+    longest: int | None = None
+    """Tokens of the longest row; None: unknown."""
+    tokens: int | None = None
+    """What one forward pass may hold, padding included; None: any number."""
+    most_rows: int | None = None
+    """In one forward pass."""
+
+    def largest_pass(self) -> tuple[int, int]:
+        """Return the rows, and the tokens of each, of the forward pass that takes most memory."""
+        lengths = {min(self.max_length, self.longest or self.max_length)}
+        if self.longest is None and self.tokens is not None:
+            # Rows that are all a little shorter may go two at once, and are more together.
+            lengths |= {
+                min(self.max_length, self.tokens // rows) for rows in range(1, max(self.batch_sizes) + 1)
+            }
+        passes = (
+            (rows_at_once(length, size, self.tokens or length * size, self.most_rows), length)
+            for length in lengths - {0}
+            for size in self.batch_sizes
+        )
+        return max(passes, key=lambda one: (one[0] * one[1], one[1]))
 
 
 class Range(BaseModel):

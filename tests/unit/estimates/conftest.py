@@ -20,5 +20,6 @@ def t4() -> NodeFacts:
         device="cuda",
         memory_bytes=15 * 1024**3,
         engine="unsloth",
+        quantization="nf4",
         micro_batch_tokens=8192,
     )

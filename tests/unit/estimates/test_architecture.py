@@ -83,6 +83,12 @@ def test_an_unknown_architecture_is_refused_by_name(model_type: str | None) -> N
     [
         ({"hidden_size": None}, "hidden_size"),
         ({"vocab_size": -1}, "vocab_size"),
+        ({"hidden_size": True}, "hidden_size"),
+        ({"hidden_size": 10**200}, "hidden_size"),
+        ({"num_attention_heads": 5, "num_key_value_heads": 5, "head_dim": None}, "num_attention_heads"),
+        ({"num_attention_heads": 97, "num_key_value_heads": 1, "head_dim": None}, "num_attention_heads"),
+        ({"num_key_value_heads": 3}, "num_key_value_heads"),
+        ({"num_key_value_heads": 8}, "num_key_value_heads"),
         ({"model_type": "mistral", "num_key_value_heads": None}, "num_key_value_heads"),
         ({"model_type": "qwen3", "head_dim": None}, "head_dim"),
     ],
@@ -91,3 +97,4 @@ def test_a_broken_config_is_refused_by_field(change: dict[str, Any], field: str)
     with pytest.raises(InvalidInput, match=field) as caught:
         read_architecture(TINY | {"model_type": "llama"} | change)
     assert caught.value.code == "invalid_model_config"
+    assert caught.value.param == field

@@ -7,12 +7,13 @@ import pytest
 
 from narrowcast.errors import InvalidInput
 from narrowcast.estimates.architecture import Architecture, Linear, read_architecture
-from narrowcast.estimates.estimate import MemoryEstimate, Plan, check_plan, estimate, estimate_memory
+from narrowcast.estimates.estimate import MemoryEstimate, Plan, estimate, estimate_memory
 from narrowcast.estimates.history import NodeFacts
 from narrowcast.estimates.memory import GIB, memory_terms
-from narrowcast.estimates.shapes import TrainingShape
+from narrowcast.estimates.shapes import Batching, TrainingShape
 
 PAPER = TrainingShape(rank=64, length=2048, micro_batch=2)
+BATCHES = Batching((8,), max_length=2048, most_rows=2)
 EXACT = ("weights", "quantization_constants", "lora", "gradients", "optimizer")
 
 
@@ -21,7 +22,7 @@ def _gib(memory: MemoryEstimate, *names: str) -> float:
 
 
 def test_the_papers_case(llama: Architecture, t4: NodeFacts) -> None:
-    found = estimate(llama, Plan(PAPER, rows=936, epochs=3, batch_size=8), t4)
+    found = estimate(llama, Plan(PAPER, 936, 3, BATCHES), t4)
     assert found.trainable_parameters == 167_772_160
     assert found.steps == 351
     assert found.memory.total.expected / GIB == pytest.approx(8.84, rel=0.05)
@@ -45,7 +46,7 @@ def test_after_loading_no_more_is_counted_than_was_reserved(llama: Architecture)
 
 def test_the_tokens_of_the_papers_reports_give_its_minutes(llama: Architecture, t4: NodeFacts) -> None:
     # 79.08 minutes on a 16 GB card; reports with their prompts are some hundred tokens long.
-    found = estimate(llama, Plan(PAPER, 936, 3, 8, tokens_per_row=700), t4)
+    found = estimate(llama, Plan(PAPER, 936, 3, BATCHES, tokens_per_row=700), t4)
     assert found.time is not None
     assert found.time.minutes.low < 79.08 < found.time.minutes.high
 
@@ -131,12 +132,6 @@ def test_unsloth_needs_cuda(llama: Architecture) -> None:
     with pytest.raises(InvalidInput) as caught:
         estimate_memory(llama, dataclasses.replace(PAPER, device="cpu"))
     assert caught.value.code == "engine_unavailable"
-
-
-def test_a_batch_is_cut_into_equal_parts(llama: Architecture) -> None:
-    with pytest.raises(InvalidInput) as caught:
-        check_plan(Plan(dataclasses.replace(PAPER, micro_batch=3), 10, 1, batch_size=8))
-    assert caught.value.param == "micro_batch"
 
 
 @pytest.mark.parametrize(

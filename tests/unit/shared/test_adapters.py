@@ -47,7 +47,12 @@ def test_a_folder_without_weights_is_no_base(tmp_path: Path) -> None:
         ({"lora_bias": True}, "lora_bias"),
         ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
         ({"init_lora_weights": "pissa"}, "init_lora_weights"),
+        ({"init_lora_weights": ["gaussian"]}, "init_lora_weights"),
         ({"alora_invocation_tokens": [1]}, "alora_invocation_tokens"),
+        ({"use_qalora": True}, "use_qalora"),
+        ({"use_bdlora": {"a": 1}}, "use_bdlora"),
+        ({"layer_replication": [[0, 2]]}, "layer_replication"),
+        ({"rank_pattern": {"q_proj": 0}}, "rank"),
     ],
 )
 def test_what_vllm_refuses_is_refused_here(change: dict[str, Any], param: str) -> None:

@@ -1,10 +1,14 @@
 """Which rows go together."""
 
 import random
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from narrowcast.training import Hyperparameters
 from narrowcast_trainer.batches import LengthGrouped, micro_batch
+from narrowcast_trainer.settings import TrainingSettings
 
 
 @pytest.mark.parametrize(
@@ -52,3 +56,21 @@ def test_after_an_attempt_without_enough_memory_fewer_rows_go_at_once(
     most: int | None, expected: int
 ) -> None:
     assert micro_batch([10], 8, 10_000, most) == expected
+
+
+@pytest.mark.parametrize(
+    ("asked", "after_out_of_memory", "expected"),
+    [(None, None, 8), (4, None, 4), (None, 2, 2), (4, 2, 2), (2, 4, 2)],
+)
+def test_a_job_s_micro_batch_and_what_memory_has_shown_both_hold(
+    asked: int | None, after_out_of_memory: int | None, expected: int
+) -> None:
+    from narrowcast_trainer.engines.loop import rows_in_a_micro_batch
+
+    task: Any = SimpleNamespace(
+        hyperparameters=Hyperparameters(micro_batch=asked),
+        settings=TrainingSettings(micro_batch_tokens=10_000),
+        train=[SimpleNamespace(input_ids=[0] * 10)],
+        most_rows_at_once=after_out_of_memory,
+    )
+    assert rows_in_a_micro_batch(task) == expected

@@ -178,7 +178,12 @@ def test_every_readable_base_is_reported(tmp_path: Path) -> None:
 
 def test_a_finished_job_is_compared_with_its_own_estimate(llama_8b: dict[str, Any]) -> None:
     facts = NodeFacts(
-        name="Tesla T4", device="cuda", memory_bytes=15 * GIB, engine="unsloth", micro_batch_tokens=8192
+        name="Tesla T4",
+        device="cuda",
+        memory_bytes=15 * GIB,
+        engine="unsloth",
+        quantization="nf4",
+        micro_batch_tokens=8192,
     )
     spec = TrainingSpec(base_model="llama", dataset="ds", adapter_id="a")
     metrics = {

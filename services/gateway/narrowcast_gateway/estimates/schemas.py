@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from narrowcast.estimates.estimate import Estimate
-from narrowcast.estimates.shapes import LONGEST_ROW, Quantization
+from narrowcast.estimates.shapes import LONGEST_ROW
 from narrowcast_gateway.estimates.service import Answer, Question
 from narrowcast_gateway.training.schemas import WithHyperparameters
 
@@ -20,10 +20,6 @@ class CreateEstimate(WithHyperparameters):
     """On average; left out, it is measured on some rows of `training_file`."""
     longest_row: int | None = Field(None, ge=1, le=LONGEST_ROW)
     """Tokens, which memory depends on; left out, it is measured likewise."""
-    micro_batch: int | None = Field(None, ge=1, le=512)
-    """Rows at once; left out, as many as the trainer would take."""
-    quantization: Quantization | None = None
-    """Left out, `nf4` with the `unsloth` engine, else `none`."""
     gpu: str | None = None
     """Type of GPU, as nvidia-smi names it; left out, the one with the most memory that has reported."""
 
@@ -42,8 +38,6 @@ class CreateEstimate(WithHyperparameters):
             rows=self.rows,
             tokens_per_row=self.tokens_per_row,
             longest_row=self.longest_row,
-            micro_batch=self.micro_batch,
-            quantization=self.quantization,
             gpu=self.gpu,
         )
 
@@ -56,6 +50,8 @@ class FineTuningEstimate(Estimate):
     engine: str
     quantization: str
     micro_batch: int
+    """Rows that go through the model at once, of `longest_row` tokens: the pass that takes most memory."""
+    longest_row: int
     max_length: int
     rank: int
     rows: int
@@ -75,9 +71,10 @@ class FineTuningEstimate(Estimate):
             engine=shape.engine,
             quantization=shape.quantization,
             micro_batch=shape.micro_batch,
-            max_length=shape.length,
+            longest_row=shape.length,
+            max_length=answer.plan.batching.max_length,
             rank=shape.rank,
             rows=answer.plan.rows,
-            tokens_per_row=round(answer.plan.tokens_per_row or shape.length, 1),
+            tokens_per_row=round(answer.plan.mean_tokens, 1),
             measured_rows=answer.measured_rows,
         )

@@ -10,9 +10,9 @@ from anyio import move_on_after, to_thread
 from narrowcast.datasets import Row
 from narrowcast.errors import InvalidInput, NotFound, Unavailable
 from narrowcast.estimates.architecture import read_architecture
-from narrowcast.estimates.estimate import Estimate, Plan, check_plan, estimate
+from narrowcast.estimates.estimate import Estimate, Plan, estimate
 from narrowcast.estimates.history import EstimateFacts, NodeFacts
-from narrowcast.estimates.shapes import Quantization, TrainingShape, rows_at_once
+from narrowcast.estimates.shapes import Batching, TrainingShape
 from narrowcast.training import Hyperparameters
 from narrowcast_gateway.datasets.service import Datasets
 from narrowcast_gateway.previews.service import tokenize_rows
@@ -39,8 +39,6 @@ class Question:
     rows: int | None = None
     tokens_per_row: float | None = None
     longest_row: int | None = None
-    micro_batch: int | None = None
-    quantization: Quantization | None = None
     gpu: str | None = None
 
 
@@ -170,36 +168,33 @@ class _Lengths:
         )
 
 
-def _stored(hyperparameters: Hyperparameters, node: NodeFacts) -> Quantization:
-    if hyperparameters.quantization != "auto":
-        return hyperparameters.quantization
-    return "nf4" if node.device == "cuda" else "none"
-
-
 def _plan(question: Question, hyperparameters: Hyperparameters, node: NodeFacts, rows: int) -> Plan:
-    engine = node.engine if hyperparameters.engine == "auto" else hyperparameters.engine
-    length = min(hyperparameters.max_length, question.longest_row or hyperparameters.max_length)
-    # Of a sweep's choices the one that takes most memory.
-    at_once, batch_size = max(
-        (rows_at_once(length, size, node.micro_batch_tokens), size) for size in hyperparameters.batch_sizes
+    # Of a sweep's choices those that take most memory.
+    batching = Batching(
+        batch_sizes=hyperparameters.batch_sizes,
+        max_length=hyperparameters.max_length,
+        longest=question.longest_row,
+        tokens=node.micro_batch_tokens,
+        most_rows=hyperparameters.micro_batch,
     )
+    micro_batch, length = batching.largest_pass()
+    stored = hyperparameters.quantization
     shape = TrainingShape(
         rank=hyperparameters.largest_rank,
         length=length,
-        micro_batch=question.micro_batch or at_once,
-        engine=engine,
-        quantization=question.quantization or _stored(hyperparameters, node),
+        micro_batch=micro_batch,
+        engine=node.engine if hyperparameters.engine == "auto" else hyperparameters.engine,
+        quantization=node.quantization if stored == "auto" else stored,
         autocast=node.bf16,
         modules=hyperparameters.module_names,
+        at_most=question.longest_row is None,
     )
-    plan = Plan(
+    mean = question.tokens_per_row
+    return Plan(
         shape=shape,
         rows=rows,
         epochs=hyperparameters.most_epochs,
+        batching=batching,
+        tokens_per_row=min(mean, question.longest_row or mean, hyperparameters.max_length) if mean else None,
         trials=hyperparameters.n_trials,
-        batch_size=batch_size,
-        tokens_per_row=min(question.tokens_per_row, length) if question.tokens_per_row else None,
-        smallest_batch=min(hyperparameters.batch_sizes),
     )
-    check_plan(plan)
-    return plan

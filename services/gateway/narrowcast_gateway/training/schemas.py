@@ -90,6 +90,8 @@ class HyperparametersRequest(BaseModel):
 
     n_epochs: Annotated[int | None, BeforeValidator(_auto_is_unset)] = None
     batch_size: Annotated[int | None, BeforeValidator(_auto_is_unset)] = None
+    micro_batch: int | None = None
+    """Rows that go through the model at once, at most, for memory; the step is still of `batch_size`."""
     learning_rate_multiplier: Annotated[float | None, BeforeValidator(_auto_is_unset)] = None
     learning_rate: float | None = None
     rank: int | None = None

@@ -191,7 +191,9 @@ def is_sharded(task: TrainingTask) -> bool:
 def rows_in_a_micro_batch(task: TrainingTask) -> int:
     """Return how many rows go through the model at once."""
     rows_of_a_rank = task.hyperparameters.batch_size // world_size()
-    return micro_batch(lengths(task), rows_of_a_rank, _tokens_at_once(task), task.most_rows_at_once)
+    limits = (task.hyperparameters.micro_batch, task.most_rows_at_once)
+    most = min((limit for limit in limits if limit is not None), default=None)
+    return micro_batch(lengths(task), rows_of_a_rank, _tokens_at_once(task), most)
 
 
 def _validation_rows_at_once(task: TrainingTask, rows_at_once: int) -> int:
