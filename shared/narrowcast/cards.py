@@ -59,6 +59,8 @@ class Attempt(BaseModel):
     peak_memory_bytes: int
     precision: str
     """What products are computed in."""
+    quantization: str | None = None
+    """How the base was stored: ``nf4``, ``int8`` or ``none``; None in records that do not say."""
     optimizer: str
     micro_batch_rows: int
     """In one forward pass."""

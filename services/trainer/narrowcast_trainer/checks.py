@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -15,6 +16,7 @@ from narrowcast.training import Hyperparameters, QuantizationName, TrainingSpec
 from narrowcast_trainer.base_model import check_complete
 from narrowcast_trainer.data import Example, Rows, pad_id, read_rows, tokenize
 from narrowcast_trainer.protocol import TrainingOrder
+from narrowcast_trainer.ranks import check_gpus, rank_count
 from narrowcast_trainer.settings import Parallelism
 
 _SOME_GPU: Final = (0, 0)
@@ -41,18 +43,61 @@ class CheckedRows:
 
 
 def check_base(order: TrainingOrder) -> CheckedBase:
-    """Look at the base model that an order names, and at the adapter's rank.
+    """Look at the base model that an order names, and at the adapter's rank and layers.
 
     Raises:
         InvalidInput: this node has no such base, or not all of it; or ``unservable_adapter``.
-        JobFailed: ``base_not_served``.
+        JobFailed: ``base_not_served`` or ``unknown_target_modules``.
     """
     check_servable({"r": order.spec.hyperparameters.largest_rank}, order.settings.max_lora_rank)
     folder = base_folder(order.settings.models_dir, order.spec.base_model)
     check_complete(folder)
     fingerprint = base_fingerprint(folder)
     check_served(order.spec, fingerprint)
+    check_modules(folder, order.spec.hyperparameters.module_names)
     return CheckedBase(folder, fingerprint)
+
+
+def check_modules(base: Path, modules: Sequence[str] | None) -> None:
+    """Check that a base has the layers that are to get an adapter, by the names in its weights' headers.
+
+    Args:
+        base: its folder.
+        modules: kinds of linear layer; None: all that it has.
+
+    Raises:
+        JobFailed: ``unknown_target_modules``, naming those that it lacks.
+    """
+    if modules is None:
+        return
+    from safetensors import safe_open
+
+    kinds: set[str] = set()
+    for shard in base.glob("*.safetensors"):
+        with safe_open(shard, framework="pt") as weights:
+            kinds |= {name.rpartition(".weight")[0].rpartition(".")[2] for name in weights.keys()}  # noqa: SIM118
+    if missing := [name for name in modules if name not in kinds]:
+        raise JobFailed(
+            f"the base model has no {', '.join(missing)}; all-linear fits every base",
+            code="unknown_target_modules",
+            param="target_modules",
+        )
+
+
+def check_ranks(order: TrainingOrder) -> None:
+    """Check that the node's GPUs can share the job's batches.
+
+    Raises:
+        JobFailed: ``batch_size_not_shared``.
+    """
+    settings, hyper = order.settings, order.spec.hyperparameters
+    if settings.parallelism == "fsdp" and rank_count(settings, hyper) == 1:
+        raise JobFailed(
+            f"this node shards a base over {settings.nproc_per_node} GPUs, no two of which share batches of"
+            f" {hyper.batch_size} rows evenly; choose an even batch_size",
+            code="batch_size_not_shared",
+            param="batch_size",
+        )
 
 
 def check_rows(order: TrainingOrder, data: Bucket, base: Path) -> CheckedRows:
@@ -106,7 +151,7 @@ def check_engine(order: TrainingOrder) -> None:
     on it; after that this process sees none.
 
     Raises:
-        JobFailed: ``engine_unavailable`` or ``quantization_unavailable``.
+        JobFailed: ``engine_unavailable``, ``quantization_unavailable`` or ``not_enough_gpus``.
     """
     os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"
     import torch
@@ -115,6 +160,8 @@ def check_engine(order: TrainingOrder) -> None:
 
     engine_name(order.spec.hyperparameters.engine, order.settings.parallelism)
     cuda = torch.cuda.is_available()
+    if cuda:
+        check_gpus(rank_count(order.settings, order.spec.hyperparameters))
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
     parallelism = order.settings.parallelism
     _check_quantization(order.spec.hyperparameters.quantization, cuda=cuda, parallelism=parallelism)

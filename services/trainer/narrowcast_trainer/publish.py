@@ -70,7 +70,7 @@ def publish_adapter(
     folder: Path,
     *,
     engine: str,
-    quantization: str | None = None,
+    quantization: str | None,
     fingerprint: str,
     default_instruction: str,
     metrics: Mapping[str, float],

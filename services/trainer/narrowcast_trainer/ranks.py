@@ -229,12 +229,22 @@ def join() -> None:
 
     if not torch.cuda.is_available():
         return
-    if torch.cuda.device_count() < world_size():
-        raise JobFailed(
-            f"nproc_per_node is {world_size()}, and this trainer sees {torch.cuda.device_count()} GPUs",
-            code="not_enough_gpus",
-        )
+    check_gpus(world_size())
     torch.cuda.set_device(rank())
+
+
+def check_gpus(ranks: int) -> None:
+    """Check that there is a GPU for each rank.
+
+    Raises:
+        JobFailed: ``not_enough_gpus``.
+    """
+    import torch
+
+    if (seen := torch.cuda.device_count()) < ranks:
+        raise JobFailed(
+            f"nproc_per_node is {ranks}, and this trainer sees {seen} GPUs", code="not_enough_gpus"
+        )
 
 
 def leave() -> None:

@@ -8,6 +8,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,20 @@ from narrowcast.adapters import ADAPTER_CONFIG, AdapterManifest
 from narrowcast.errors import JobFailed
 from narrowcast.jobs.stopping import die_with
 from narrowcast.storage import Storage
+from narrowcast.training import Hyperparameters
 from narrowcast_trainer.card.record import RunRecord
 from narrowcast_trainer.checkpoints import Checkpoints, Resumable, best_losses
-from narrowcast_trainer.checks import CheckedBase, CheckedRows, check_base, check_engine, check_rows
+from narrowcast_trainer.checks import (
+    CheckedBase,
+    CheckedRows,
+    check_base,
+    check_engine,
+    check_ranks,
+    check_rows,
+)
 from narrowcast_trainer.data import token_count
 from narrowcast_trainer.engines import create_engine
-from narrowcast_trainer.engines.base import Engine, TrainingStopped, TrainingTask
+from narrowcast_trainer.engines.base import Engine, Trained, TrainingStopped, TrainingTask
 from narrowcast_trainer.engines.best import best_in
 from narrowcast_trainer.patience import patiently
 from narrowcast_trainer.protocol import Completed, Stopped, TaskName, TrainingOrder
@@ -60,7 +69,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def check(order: TrainingOrder, _reporter: Reporter, _stop: StopSignal) -> dict[str, Any]:
-    """Refuse what :func:`train` would refuse, without the GPU; return nothing worth to know."""
+    """Refuse what :func:`train` would refuse before it loads the base, without the GPU; return nothing."""
+    check_ranks(order)
     check_engine(order)
     base = check_base(order)
     check_rows(order, Storage(order.storage).data, base.folder)
@@ -70,6 +80,7 @@ def check(order: TrainingOrder, _reporter: Reporter, _stop: StopSignal) -> dict[
 def train(order: TrainingOrder, reporter: Reporter, stop: StopSignal) -> dict[str, Any]:
     """Check, train, try out and publish what was ordered; return the job's result."""
     storage = Storage(order.storage)
+    check_ranks(order)
     base = check_base(order)
     engine = _engine(order, reporter)
     checked = check_rows(order, storage.data, base.folder)
@@ -82,25 +93,7 @@ def train(order: TrainingOrder, reporter: Reporter, stop: StopSignal) -> dict[st
     if stop.requested:
         raise TrainingStopped(resume.step if resume else None)
     trained = engine.train(task) if task.hyperparameters.n_trials == 1 else Sweep(engine, task).run()
-    reporter.note("trying the adapter out before it is published")
-    engine.smoke_test(task, trained.adapter)
-
-    def publish() -> AdapterManifest:
-        return publish_adapter(
-            storage.models,
-            order,
-            trained.adapter,
-            engine=engine.name,
-            quantization=trained.quantization,
-            fingerprint=base.fingerprint,
-            default_instruction=checked.rows.default_instruction,
-            metrics=trained.metrics,
-            hyperparameters=task.hyperparameters,
-            trials=trained.trials,
-            record=trained.record.model_copy(update={"files": checked.rows.files}),
-        )
-
-    manifest = _patiently(order, publish, reporter, stop)
+    manifest = _publish(order, storage, base, checked, engine, task, trained)
     reporter.note(f"adapter {manifest.id} is published", adapter=manifest.id)
     return result_of(manifest)
 
@@ -122,31 +115,56 @@ def publish_checkpoint(order: TrainingOrder, reporter: Reporter, stop: StopSigna
         raise JobFailed("the job has no complete checkpoint", code="no_checkpoint")
     engine = create_engine(order.spec.hyperparameters.engine, order.settings.parallelism)
     checked = check_rows(order, storage.data, base.folder)
-    hyperparameters = checked.hyperparameters
-    sweep = best_so_far(found.folder)
-    if sweep is None:
-        hyperparameters, found = of_running_trial(hyperparameters, found)
-    adapter = sweep.adapter if sweep else best_in(found.folder) or found.folder
-    if not (adapter / ADAPTER_CONFIG).is_file():
-        raise JobFailed("no trial of the job has anything to keep yet", code="no_checkpoint")
-    record = sweep.record if sweep else RunRecord.read(found.folder)
-    engine.smoke_test(_task(order, storage, base, checked, reporter, stop, None), adapter)
-    manifest = publish_adapter(
-        storage.models,
-        order,
-        adapter,
-        engine=engine.name,
-        fingerprint=base.fingerprint,
-        default_instruction=checked.rows.default_instruction,
-        metrics=sweep.metrics
-        if sweep
-        else {"steps": float(found.step), "seconds": found.seconds, **best_losses(found.folder)},
-        record=record.model_copy(update={"files": checked.rows.files}),
-        hyperparameters=hyperparameters,
-        trials=sweep.trials if sweep else (),
-    )
+    hyperparameters, trained = _kept(found, checked.hyperparameters)
+    task = _task(order, storage, base, checked, reporter, stop, None)
+    task = replace(task, hyperparameters=hyperparameters)
+    manifest = _publish(order, storage, base, checked, engine, task, trained)
     reporter.note(f"adapter {manifest.id} is published from a checkpoint", adapter=manifest.id)
     return result_of(manifest)
+
+
+def _kept(found: Resumable, hyperparameters: Hyperparameters) -> tuple[Hyperparameters, Trained]:
+    """Return what a checkpoint holds as if its run had ended there, and what that was trained with."""
+    if (best := best_so_far(found.folder)) is not None:
+        return hyperparameters, best
+    hyperparameters, found = of_running_trial(hyperparameters, found)
+    adapter = best_in(found.folder) or found.folder
+    if not (adapter / ADAPTER_CONFIG).is_file():
+        raise JobFailed("no trial of the job has anything to keep yet", code="no_checkpoint")
+    record = RunRecord.read(found.folder)
+    metrics = {"steps": float(found.step), "seconds": found.seconds, **best_losses(found.folder)}
+    return hyperparameters, Trained(adapter, record.quantization, metrics, record)
+
+
+def _publish(
+    order: TrainingOrder,
+    storage: Storage,
+    base: CheckedBase,
+    checked: CheckedRows,
+    engine: Engine,
+    task: TrainingTask,
+    trained: Trained,
+) -> AdapterManifest:
+    """Try out and publish what was trained; sit out a while without the object store."""
+    task.reporter.note("trying the adapter out before it is published")
+    engine.smoke_test(task, trained.adapter)
+
+    def publish() -> AdapterManifest:
+        return publish_adapter(
+            storage.models,
+            order,
+            trained.adapter,
+            engine=engine.name,
+            quantization=trained.quantization,
+            fingerprint=base.fingerprint,
+            default_instruction=checked.rows.default_instruction,
+            metrics=trained.metrics,
+            hyperparameters=task.hyperparameters,
+            trials=trained.trials,
+            record=trained.record.model_copy(update={"files": checked.rows.files}),
+        )
+
+    return _patiently(order, publish, task.reporter, task.stop)
 
 
 def _engine(order: TrainingOrder, reporter: Reporter) -> Engine:
@@ -157,13 +175,6 @@ def _engine(order: TrainingOrder, reporter: Reporter) -> Engine:
         # own: batch_size would be a multiple of what was asked for.
         os.environ["CUDA_VISIBLE_DEVICES"] = visible.partition(",")[0]
     engine = create_engine(hyper.engine, order.settings.parallelism)
-    if ranks == 1 and order.settings.parallelism == "fsdp":
-        raise JobFailed(
-            f"this node shards a base over {wanted} GPUs, no two of which share batches of"
-            f" {hyper.batch_size} rows evenly; choose an even batch_size",
-            code="batch_size_not_shared",
-            param="batch_size",
-        )
     if ranks < wanted:
         reporter.note(f"training on {ranks} of {wanted} GPUs, which share a batch_size evenly", ranks=ranks)
     if ranks == 1:

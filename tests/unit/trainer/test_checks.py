@@ -4,10 +4,13 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from narrowcast.context import context_length
 from narrowcast.errors import InvalidInput, JobFailed
@@ -104,3 +107,35 @@ def test_quantisation_that_the_node_lacks_is_refused(monkeypatch: pytest.MonkeyP
         with pytest.raises(JobFailed) as refused:
             checks._check_quantization(asked, cuda=cuda)  # type: ignore[arg-type]
         assert (refused.value.code, refused.value.param) == ("quantization_unavailable", "quantization")
+
+
+def test_layers_that_the_base_lacks_are_named(tmp_path: Path) -> None:
+    save_file(
+        {
+            "model.layers.0.self_attn.q_proj.weight": torch.zeros(2, 2),
+            "model.layers.0.mlp.fc1.weight": torch.zeros(2, 2),
+        },
+        tmp_path / "model.safetensors",
+    )
+    checks.check_modules(tmp_path, None)
+    checks.check_modules(tmp_path, ("q_proj",))
+    with pytest.raises(JobFailed, match="has no up_proj, down_proj;") as refused:
+        checks.check_modules(tmp_path, ("q_proj", "up_proj", "down_proj"))
+    assert (refused.value.code, refused.value.param) == ("unknown_target_modules", "target_modules")
+
+
+@pytest.mark.parametrize(
+    ("parallelism", "batch_size", "refused"), [("fsdp", 3, True), ("fsdp", 4, False), ("ddp", 3, False)]
+)
+def test_gpus_that_share_a_base_share_every_batch(parallelism: str, batch_size: int, refused: bool) -> None:
+    order = _order(batch_size=batch_size)
+    settings = order.settings.model_copy(update={"nproc_per_node": 2, "parallelism": parallelism})
+    with pytest.raises(JobFailed, match="even batch_size") if refused else nullcontext():
+        checks.check_ranks(order.model_copy(update={"settings": settings}))
+
+
+def test_a_trainer_that_sees_too_few_gpus_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    checks.check_gpus(1)
+    with pytest.raises(JobFailed, match="is 2, and this trainer sees 1 GPUs"):
+        checks.check_gpus(2)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from narrowcast.errors import JobFailed
-from narrowcast_trainer.engines import create_engine
+from narrowcast_trainer.engines import engine_name
 from narrowcast_trainer.engines import precision as numbers
 from narrowcast_trainer.engines.precision import Capability, Precision, bitsandbytes_config, quantization
 
@@ -67,24 +67,13 @@ def test_a_node_without_bitsandbytes_says_so(monkeypatch: pytest.MonkeyPatch) ->
 def test_unsloth_is_chosen_where_it_can_run(
     monkeypatch: pytest.MonkeyPatch, installed: bool, cuda: bool, chosen: str | None
 ) -> None:
-    imported: list[str] = []
-
-    class Module:
-        @staticmethod
-        def create() -> str:
-            return imported[-1].rpartition(".")[2]
-
-    def import_module(name: str) -> type[Module]:
-        imported.append(name)
-        return Module
-
     monkeypatch.setattr("narrowcast_trainer.engines.find_spec", lambda name: object() if installed else None)
-    monkeypatch.setattr("narrowcast_trainer.engines.importlib.import_module", import_module)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
-    assert create_engine("auto") == (chosen or "peft")  # type: ignore[comparison-overlap]
-    assert create_engine("peft") == "peft"  # type: ignore[comparison-overlap]
+    assert engine_name("auto") == (chosen or "peft")
+    assert engine_name("peft") == "peft"
+    assert engine_name("auto", "fsdp") == "peft"
     if chosen is None:
         with pytest.raises(JobFailed) as refused:
-            create_engine("unsloth")
+            engine_name("unsloth")
         assert refused.value.code == "engine_unavailable"
         assert ("no CUDA device" if installed else "no unsloth installed") in refused.value.message

@@ -41,6 +41,11 @@ class RunRecord(BaseModel):
     files: list[DataFile] = []
 
     @property
+    def quantization(self) -> str | None:
+        """How the base was stored by the process that trained last; None if that was not written down."""
+        return self.attempts[-1].quantization if self.attempts else None
+
+    @property
     def trained_tokens(self) -> int | None:
         """Tokens of all steps, padding left out; None where they were not counted."""
         tokens = [point.tokens for point in self.points if point.tokens is not None]

@@ -1,9 +1,5 @@
-"""The engines, by name. Only the chosen one's module is imported, and only in a training process.
+"""The engines, by name. Only the chosen one's module is imported, and only in a training process."""
 
-To add one: a module with a function ``create() -> Engine`` (see :mod:`.base`), and a line here.
-"""
-
-import importlib
 from importlib.util import find_spec
 
 from narrowcast.errors import JobFailed
@@ -11,13 +7,16 @@ from narrowcast.training import EngineName
 from narrowcast_trainer.engines.base import Engine
 from narrowcast_trainer.settings import Parallelism
 
-_MODULES = {name: f"narrowcast_trainer.engines.{name}" for name in ("peft", "unsloth")}
-
 
 def create_engine(name: EngineName, parallelism: Parallelism = "ddp") -> Engine:
     """Return the engine called ``name``; see :func:`engine_name`."""
-    engine: Engine = importlib.import_module(_MODULES[engine_name(name, parallelism)]).create()
-    return engine
+    if engine_name(name, parallelism) == "unsloth":
+        from narrowcast_trainer.engines.unsloth import UnslothEngine
+
+        return UnslothEngine()
+    from narrowcast_trainer.engines.peft import PeftEngine
+
+    return PeftEngine()
 
 
 def engine_name(name: EngineName, parallelism: Parallelism = "ddp") -> str:

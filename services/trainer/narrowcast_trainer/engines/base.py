@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Protocol
 
 from narrowcast.sweeps import Trial
-from narrowcast.training import Hyperparameters, QuantizationName
+from narrowcast.training import Hyperparameters
 from narrowcast_trainer.card.record import RunRecord
 from narrowcast_trainer.checkpoints import Resumable
 from narrowcast_trainer.data import Example
@@ -53,8 +53,8 @@ class Trained:
 
     adapter: Path
     """Holds ``adapter_config.json`` and ``adapter_model.safetensors``."""
-    quantization: QuantizationName
-    """How the base was stored meanwhile."""
+    quantization: str | None
+    """How the base was stored meanwhile: ``nf4``, ``int8`` or ``none``; None where nobody wrote it down."""
     metrics: dict[str, float]
     """``train_loss`` (nats per trained token, the last epoch's), ``valid_loss`` and ``best_step`` (of the
     evaluation whose weights these are), ``seconds`` (over all attempts), ``steps``, ``tokens_per_s``

@@ -62,7 +62,7 @@ def run(
     rows_at_once = rows_in_a_micro_batch(task)
     task.reporter.send(Prepared(rows_at_once=rows_at_once))
     callback = JobCallback(task, overflows=precision.autocast is torch.float16)
-    recorder = Recorder(task)
+    recorder = Recorder(task, stored)
     # Before the model is loaded: with it the ranks of a training find one another.
     all_arguments = arguments_class(**common_arguments(task, precision, rows_at_once) | arguments)
     if all_arguments.world_size != world_size():

@@ -54,8 +54,3 @@ class PeftEngine:
         """Try the adapter out."""
         forget_earlier_runs()
         SmokeTest.of(task, adapter).run()
-
-
-def create() -> PeftEngine:
-    """Return the engine."""
-    return PeftEngine()

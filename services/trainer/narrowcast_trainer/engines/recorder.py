@@ -11,6 +11,7 @@ import torch
 from transformers import TrainerCallback
 
 from narrowcast.cards import Attempt, TokenCounts
+from narrowcast.estimates.shapes import Quantization
 from narrowcast_trainer.card.record import RunRecord, points_of
 from narrowcast_trainer.data import IGNORED, token_count
 from narrowcast_trainer.engines.base import TrainingTask
@@ -24,8 +25,9 @@ _STATM: Final = Path("/proc/self/statm")
 class Recorder(TrainerCallback):
     """Must come before the callback that uploads checkpoints, to which it adds its record."""
 
-    def __init__(self, task: TrainingTask) -> None:
+    def __init__(self, task: TrainingTask, stored: Quantization) -> None:
         self._task = task
+        self._stored = stored
         self._earlier = RunRecord.read(task.resume.folder).attempts if task.resume else []
         self._attempt: Attempt | None = None
         self._trainer: Any = None
@@ -50,7 +52,7 @@ class Recorder(TrainerCallback):
         """Note what trains, on what."""
         self._history = state.log_history
         self._began = time.monotonic()
-        self._attempt = _attempt(self._task, args, state, more["model"])
+        self._attempt = _attempt(self._task, self._stored, args, state, more["model"])
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Start the step's clock."""
@@ -82,7 +84,7 @@ class Recorder(TrainerCallback):
             self._attempt.peak_memory_bytes = peak_memory()
 
 
-def _attempt(task: TrainingTask, args: Any, state: Any, model: Any) -> Attempt:
+def _attempt(task: TrainingTask, stored: Quantization, args: Any, state: Any, model: Any) -> Attempt:
     trainable, everything = model.get_nb_trainable_parameters()
     device, memory = _device(task)
     return Attempt(
@@ -94,6 +96,7 @@ def _attempt(task: TrainingTask, args: Any, state: Any, model: Any) -> Attempt:
         loaded_memory_bytes=_held_memory(),
         peak_memory_bytes=peak_memory(),
         precision="bfloat16" if args.bf16 else "float16" if args.fp16 else "float32",
+        quantization=stored,
         optimizer=str(getattr(args.optim, "value", args.optim)),
         micro_batch_rows=args.per_device_train_batch_size,
         accumulation_steps=args.gradient_accumulation_steps,

@@ -29,14 +29,6 @@ from narrowcast_trainer.engines.smoke import SmokeTest
 _TICK_S = 1.0
 
 
-class FusedLossTrainer(OrderedTrainer):
-    """Transformers' own Trainer: unsloth puts its fused loss into the model's ``forward``.
-
-    Not TRL's: unsloth rewrites that one's source when it is imported, to no gain for rows that are
-    tokens already.
-    """
-
-
 class UnslothEngine:
     """See :class:`~narrowcast_trainer.engines.base.Engine`."""
 
@@ -57,7 +49,9 @@ class UnslothEngine:
             precision,
             stored,
             lambda: _model(task, precision, stored),
-            FusedLossTrainer,
+            # Transformers' own Trainer: unsloth puts its fused loss into the model's ``forward``. Not TRL's:
+            # it rewrites that one's source when it is imported, to no gain for rows that are tokens already.
+            OrderedTrainer,
             TrainingArguments,
             # get_peft_model has switched unsloth's own on.
             gradient_checkpointing=False,
@@ -116,8 +110,3 @@ def _model(task: TrainingTask, precision: Precision, stored: Quantization) -> An
     )
     FastLanguageModel.for_training(model)
     return model
-
-
-def create() -> UnslothEngine:
-    """Return the engine."""
-    return UnslothEngine()
