@@ -2,7 +2,15 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, StringConstraints, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    StringConstraints,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from narrowcast.adapters import BaseModelRef
 from narrowcast.artifacts import Manifest
@@ -18,16 +26,27 @@ _REPOSITORY = (
 )
 
 
+def _taken_by_the_hub(repository: str) -> str:
+    # The pattern cannot say so: its engine looks neither ahead nor back.
+    if "--" in repository or ".." in repository or repository.endswith(".git"):
+        raise ValueError("the hub takes no name with -- or .. in it or .git at its end")
+    return repository
+
+
+RepositoryName = Annotated[str, StringConstraints(pattern=_REPOSITORY), AfterValidator(_taken_by_the_hub)]
+
+
 class HubDestination(BaseModel):
     """A repository on a Hugging Face hub; the token that may write there is the site's."""
 
     model_config = ConfigDict(extra="forbid")
 
-    repo_id: Annotated[str, StringConstraints(pattern=_REPOSITORY)]
+    repo_id: RepositoryName
     """`owner/name`; created if it is not there."""
     private: bool = True
-    """Of a repository that is created; one that is there stays what it is."""
-    base_model: Annotated[str, StringConstraints(pattern=_REPOSITORY)] | None = None
+    """Of a repository that is created. One that is there stays what it is; if private is asked for and it is
+    not, nothing is pushed to it."""
+    base_model: RepositoryName | None = None
     """The base's own `owner/name` on the hub, for the card to link to."""
 
 
@@ -42,12 +61,18 @@ class ExportRequest(BaseModel):
     """Of `gguf`; `q4_k_m` unless given."""
     push_to_hub: HubDestination | None = None
 
+    @field_validator("quantization")
+    @classmethod
+    def _of_gguf(cls, quantization: Quantization | None, info: ValidationInfo) -> Quantization | None:
+        format_ = info.data.get("format", "gguf")  # one that there is not is refused already
+        if quantization is not None and format_ != "gguf":
+            raise ValueError(f"{format_} is written in 16 bits: quantization is for gguf")
+        return quantization
+
     @model_validator(mode="after")
     def _complete(self) -> Self:
         if self.format == "gguf":
             self.quantization = self.quantization or DEFAULT_QUANTIZATION
-        elif self.quantization is not None:
-            raise ValueError(f"{self.format} is written in 16 bits: quantization is for gguf")
         return self
 
 

@@ -70,7 +70,7 @@ class HubSettings(BaseModel):
     owners: tuple[str, ...] = ()
     """Users and organisations whose repositories may be pushed to; none: whichever the token may write."""
     allow_public: bool = False
-    """Whether a repository that everybody can read may be created."""
+    """Whether a repository that everybody can read may be created, or pushed to."""
 
 
 class TrainerSettings(Settings):

@@ -9,7 +9,8 @@ import pytest
 from narrowcast.adapters import AdapterManifest, BaseModelRef, PromptRef, adapter_prefix
 from narrowcast.artifacts import publish
 from narrowcast.exports import ExportManifest, export_prefix
-from narrowcast.jobs.records import JobKind, JobStatus
+from narrowcast.ids import new_id
+from narrowcast.jobs.records import Job, JobKind, JobStatus
 
 Error = Callable[..., dict[str, Any]]
 ADAPTER = "reports-0"
@@ -80,6 +81,7 @@ def test_an_export_is_queued_listed_and_cancelled(gateway: Any, models: Any) -> 
         {"format": "lora-gguf", "quantization": "f16"},
         {"push_to_hub": {"repo_id": "no-owner"}},
         {"push_to_hub": {"repo_id": "owner/../x"}},
+        {"push_to_hub": {"repo_id": "owner/mri--reports"}},
         {"push_to_hub": {"repo_id": "owner/name", "token": "hf_x"}},
         {"token": "hf_x"},
         {"adapter": 1},
@@ -91,6 +93,23 @@ def test_what_cannot_be_exported_is_refused(
     response = gateway.http.post("/v1/exports", json={"adapter": ADAPTER} | body)
     error(response, 400, "invalid_parameter")
     assert "hf_x" not in response.text
+
+
+def test_what_is_wrong_is_named(gateway: Any, models: Any, error: Error) -> None:
+    wrong: dict[str, dict[str, Any]] = {
+        "quantization": {"format": "merged", "quantization": "q8_0"},
+        "push_to_hub.repo_id": {"push_to_hub": {"repo_id": "owner/reports.git"}},
+    }
+    for param, body in wrong.items():
+        response = gateway.http.post("/v1/exports", json={"adapter": ADAPTER} | body)
+        assert error(response, 400, "invalid_parameter")["param"] == param
+
+
+def test_an_export_of_an_earlier_version_is_shown(gateway: Any, models: Any) -> None:
+    spec = {"adapter": ADAPTER, "format": "gguf", "base_model": "b", "push_to_hub": {"repo_id": "a/b--c"}}
+    job = Job(id=new_id(JobKind.EXPORT), kind=JobKind.EXPORT, tenant=gateway.tenant, spec=spec)
+    gateway.services.connections.jobs.submit(job)
+    assert [export["id"] for export in gateway.http.get("/v1/exports").json()["data"]] == [job.id]
 
 
 def test_an_unknown_adapter(gateway: Any, error: Error) -> None:
@@ -139,15 +158,30 @@ def test_a_part_is_downloaded(gateway: Any, finished: str, header: str, start: i
 
 def test_ranges_that_are_none(gateway: Any, finished: str) -> None:
     path = f"/v1/exports/{finished}/files/{NAME}"
-    for header in ("bytes=5-2", "bytes=0-1,4-5", "items=0-1", "bytes=-", "x"):
+    many = "9" * 5000
+    for header in (
+        *("bytes=5-2", "bytes=0-1,4-5", "items=0-1", "bytes=-", "x"),
+        *(f"bytes=0-{many}", f"bytes={many}-", f"bytes=-{many}"),
+    ):
         response = gateway.http.get(path, headers={"Range": header})
-        assert (response.status_code, len(response.content)) == (200, len(CONTENT)), header
+        assert (response.status_code, len(response.content)) == (200, len(CONTENT)), header[:20]
     for header in (f"bytes={len(CONTENT)}-", "bytes=-0"):
         response = gateway.http.get(path, headers={"Range": header})
         assert response.status_code == 416, header
         assert response.headers["Content-Range"] == f"bytes */{len(CONTENT)}"
     changed = gateway.http.get(path, headers={"Range": "bytes=0-1", "If-Range": '"another"'})
     assert changed.status_code == 200
+
+
+def test_a_download_is_announced(gateway: Any, finished: str) -> None:
+    path = f"/v1/exports/{finished}/files/{NAME}"
+    said = gateway.http.head(path, headers={"Range": "bytes=0-0"})
+    assert (said.status_code, said.content) == (200, b"")
+    whole = gateway.http.get(path)
+    for header in ("Content-Length", "Content-Type", "ETag", "Accept-Ranges", "Content-Disposition"):
+        assert said.headers[header] == whole.headers[header]
+    assert gateway.http.head(f"/v1/exports/{finished}/files/manifest.json").status_code == 404
+    assert gateway.as_tenant("stranger").http.head(path).status_code == 404
 
 
 def test_files_that_are_not_there(gateway: Any, finished: str, error: Error) -> None:

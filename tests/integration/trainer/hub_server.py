@@ -19,6 +19,10 @@ class Hub:
     objects: dict[str, bytes] = field(default_factory=dict)
     files: dict[str, bytes] = field(default_factory=dict)
     tokens: set[str] = field(default_factory=set)
+    asked: list[str] = field(default_factory=list)
+    """Paths of POST requests."""
+    writable: bool = True
+    """Whether the token may create and write; it may read everything."""
     status: int | None = None
     """Answers everything with it."""
     commit_status: int | None = None
@@ -53,17 +57,31 @@ class _Handler(BaseHTTPRequestHandler):
         self.hub.objects[self.path.rpartition("/")[2]] = self._body()
         self._answer({})
 
+    def do_GET(self) -> None:
+        name = self.path.removeprefix("/api/models/").partition("?")[0]
+        repository = self.hub.repositories.get(name)
+        if repository is None:
+            self._answer({"error": "Repository not found"}, 404)
+            return
+        self._answer({"id": name, "private": repository.get("visibility") == "private"})
+
     def do_POST(self) -> None:
         body = self._body()
         if self.hub.status is not None:
             self._answer({"error": "no"}, self.hub.status)
             return
+        self.hub.asked.append(self.path)
+        if not self.hub.writable:
+            self._answer({"error": "this token may only read"}, 403)
+            return
         self.hub.tokens.add(self.headers.get("Authorization", ""))
         if self.path == "/api/repos/create":
             asked = json.loads(body)
             name = "/".join(part for part in (asked.get("organization"), asked["name"]) if part)
-            self.hub.repositories[name] = asked
-            self._answer({"url": f"{self.hub.url}/{name}", "name": name, "id": name})
+            there = name in self.hub.repositories
+            self.hub.repositories.setdefault(name, asked)
+            answer = {"url": f"{self.hub.url}/{name}", "name": name, "id": name}
+            self._answer(answer, 409 if there else 200)
         elif self.path == "/api/validate-yaml":
             self._answer({"errors": [], "warnings": []})
         elif "/preupload/" in self.path:

@@ -355,6 +355,20 @@ def test_no_llama_cpp(exporting: Exporting, tmp_path: Path) -> None:
     assert error.code == "llama_cpp_missing"
 
 
+@pytest.mark.parametrize("format_", ["gguf", "lora-gguf"])
+def test_what_a_modelfile_cannot_hold(
+    exporting: Exporting, llama_cpp: Path, models_dir: Path, tmp_path: Path, format_: str
+) -> None:
+    other = tmp_path / "other" / TOY
+    shutil.copytree(models_dir / TOY, other)
+    (other / "chat_template.jinja").write_text("{{ messages[1].content | upper }}")
+    exporting.settings.trainer.models_dir = tmp_path / "other"
+    export_id = new_id(JobKind.EXPORT)
+    error = refusal(exporting, export_id=export_id, format=format_)
+    assert error.code == "chat_template_not_portable"
+    assert list((exporting.settings.trainer.work_dir / export_id).iterdir()) == [], "before the work"
+
+
 @pytest.mark.parametrize(
     ("hub", "code"),
     [

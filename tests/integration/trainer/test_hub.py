@@ -9,7 +9,7 @@ from pydantic import SecretStr
 
 from narrowcast.errors import JobFailed, Unavailable
 from narrowcast.exports import HubDestination
-from narrowcast_trainer.export.hub import HubOrder, check_destination, push
+from narrowcast_trainer.export.hub import HubOrder, _push, check_destination, push
 from narrowcast_trainer.settings import HubSettings
 
 from .hub_server import Hub, running_hub
@@ -44,9 +44,37 @@ def test_an_export_arrives_in_a_private_repository(hub: Hub, tmp_path: Path) -> 
 
 
 def test_a_repository_is_tried_before_the_work(hub: Hub) -> None:
-    push(order(None))
+    for _ in range(2):  # it is there the second time
+        push(order(None))
     assert list(hub.repositories) == ["clinic/reports"]
     assert hub.files == {}
+    assert not [path for path in hub.asked if "/commit/" in path or "/lfs/" in path], "nothing is changed"
+
+
+def test_a_token_that_may_only_read_is_found_out_before_the_work(hub: Hub) -> None:
+    hub.repositories["clinic/reports"] = {"visibility": "private"}
+    hub.writable = False
+    with pytest.raises(JobFailed) as caught:
+        push(order(None))
+    assert caught.value.code == "hub_refused"
+    assert "403" in caught.value.message
+
+
+def test_what_is_private_goes_into_no_public_repository(hub: Hub, tmp_path: Path) -> None:
+    (tmp_path / "Modelfile").write_bytes(SMALL)
+    push(order(None))
+    hub.repositories["clinic/reports"]["visibility"] = "public"  # while the export was made
+    for folder in (None, tmp_path):
+        with pytest.raises(JobFailed) as caught:
+            push(order(folder))
+        assert (caught.value.code, caught.value.param) == (
+            "hub_destination_not_allowed",
+            "push_to_hub.repo_id",
+        )
+        assert "make it private" in caught.value.message
+    assert hub.files == {}
+    push(order(tmp_path, private=False))  # which the site has to allow: check_destination
+    assert hub.files == {"Modelfile": SMALL}
 
 
 @pytest.mark.parametrize(
@@ -60,6 +88,13 @@ def test_a_hub_that_says_no(hub: Hub, status: int, kind: type[JobFailed | Unavai
     assert caught.value.code == code
     assert str(status) in caught.value.message
     assert TOKEN not in caught.value.message
+
+
+def test_a_name_that_the_client_refuses_is_not_tried_again() -> None:
+    named = HubDestination.model_construct(repo_id="clinic/mri..reports", private=True)
+    wanted = HubOrder.model_construct(destination=named, token=SecretStr(TOKEN), folder=None)
+    outcome = _push(wanted)
+    assert (outcome.result, "clinic/mri..reports" in outcome.reason) == ("refused", True)
 
 
 def test_a_hub_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,28 +1,41 @@
 """The small parts of exports: what goes over the wire to its process, signs of life, refused repositories."""
 
+import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from pydantic import SecretStr, ValidationError
 
-from narrowcast.exports import ExportRequest, ExportSpec, HubDestination
+from narrowcast.adapters import AdapterManifest, BaseModelRef, PromptRef
+from narrowcast.errors import JobFailed, NarrowcastError, Unavailable
+from narrowcast.exports import ExportRequest, ExportSpec, HubDestination, export_prefix
 from narrowcast.settings import StorageSettings
 from narrowcast_trainer.export.__main__ import reason_of
+from narrowcast_trainer.export.job import _tidied
 from narrowcast_trainer.export.order import ExportOrder
+from narrowcast_trainer.export.steps import _Export
+from narrowcast_trainer.reporter import Reporter
 from narrowcast_trainer.settings import HubSettings, TrainingSettings
 
 
-def test_the_order_brings_the_secrets_and_shows_none() -> None:
-    order = ExportOrder(
+@pytest.fixture
+def order(tmp_path: Path) -> ExportOrder:
+    return ExportOrder(
         job_id="export-0",
         tenant="t",
-        settings=TrainingSettings(),
+        settings=TrainingSettings(work_dir=tmp_path),
         storage=StorageSettings(secret_key=SecretStr("s3-secret")),
         spec=ExportSpec(adapter="a", base_model="b"),
         hub=HubSettings(token=SecretStr("hf-secret")),
     )
+
+
+def test_the_order_brings_the_secrets_and_shows_none(order: ExportOrder) -> None:
     assert "secret" not in repr(order).replace("secret_key", "")
     again = ExportOrder.model_validate_json(order.model_dump_json())
     assert again == order
@@ -91,7 +104,62 @@ def test_what_is_asked_for_is_completed_or_refused() -> None:
         "owner/name\n",
         "../name",
         "owner/na me",
+        "owner/mri--reports",
+        "our--hospital/reports",
+        "owner/a..b",
+        "owner/reports.git",
     ):
-        with pytest.raises(ValidationError):
-            HubDestination(repo_id=name)
+        for wrong in ({"repo_id": name}, {"repo_id": "owner/name", "base_model": name}):
+            with pytest.raises(ValidationError):
+                HubDestination.model_validate(wrong)
     assert HubDestination(repo_id="our-hospital/mri_reports.v1").private
+
+
+def test_a_quantization_of_16_bits_is_named() -> None:
+    for format_ in ("merged", "lora-gguf"):
+        with pytest.raises(ValidationError) as caught:
+            ExportRequest.model_validate({"adapter": "a", "format": format_, "quantization": "q8_0"})
+        (error,) = caught.value.errors()
+        assert error["loc"] == ("quantization",)
+        assert format_ in error["msg"]
+
+
+@pytest.mark.parametrize(
+    ("error", "last_attempt", "kept"),
+    [
+        (Unavailable("the hub answered 500", code="hub_unavailable"), False, True),
+        (Unavailable("the hub answered 500", code="hub_unavailable"), True, False),
+        (JobFailed("the hub answered 403", code="hub_refused"), False, False),
+    ],
+)
+def test_a_finished_export_is_kept_for_another_attempt_alone(
+    error: NarrowcastError, last_attempt: bool, kept: bool, order: ExportOrder
+) -> None:
+    deleted: list[str] = []
+    models: Any = SimpleNamespace(delete=deleted.append, delete_prefix=deleted.append)
+    with pytest.raises(type(error)), _tidied(order, models, last_attempt=last_attempt):
+        raise error
+    prefix = export_prefix(order.tenant, order.job_id)
+    assert deleted == ([] if kept else [f"{prefix}manifest.json", prefix])
+
+
+def test_the_context_is_that_of_the_scaled_base(base_model: Path, order: ExportOrder, tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    base.mkdir()
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        shutil.copy(base_model / name, base / name)
+    text = {"max_position_embeddings": 2048, "rope_scaling": {"type": "linear", "factor": 2.0}}
+    (base / "config.json").write_text(json.dumps({"model_type": "gemma3", "text_config": text}))
+    manifest = AdapterManifest(
+        id="a",
+        tenant="t",
+        base=BaseModelRef(name="b", fingerprint="0" * 64),
+        prompt=PromptRef(template="t", hash="h", default_instruction="Опиши."),
+        rank=4,
+        engine="peft",
+        dataset="ds-0",
+        job="ftjob-0",
+    )
+    written = _Export(order, Reporter(-1))._modelfile(base, manifest)
+    assert written.endswith("PARAMETER num_ctx 4096\n")
+    assert written.startswith("FROM ./model-q4_k_m.gguf\n")

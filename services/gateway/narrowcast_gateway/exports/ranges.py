@@ -3,7 +3,8 @@
 import re
 from dataclasses import dataclass
 
-_ONE_RANGE = re.compile(r"bytes=(\d*)-(\d*)\Z")
+_ONE_RANGE = re.compile(r"bytes=([0-9]{0,19})-([0-9]{0,19})\Z")
+"""More digits than any file's size has are nonsense, and from 4300 on Python refuses to read them."""
 
 
 class RangeNotSatisfiable(Exception):

@@ -6,8 +6,9 @@ from fastapi import APIRouter, Header, Response
 from fastapi.responses import StreamingResponse
 
 from narrowcast_gateway.deps import AfterQuery, LimitQuery, ServicesDep, TenantDep
-from narrowcast_gateway.exports.ranges import RangeNotSatisfiable, requested_range
+from narrowcast_gateway.exports.ranges import ByteRange, RangeNotSatisfiable, requested_range
 from narrowcast_gateway.exports.schemas import CreateExport, Export
+from narrowcast_gateway.exports.service import StoredFile
 from narrowcast_gateway.schemas import Deleted, Page
 
 router = APIRouter(prefix="/exports", tags=["exports"])
@@ -48,6 +49,15 @@ def delete_export(export_id: str, services: ServicesDep, tenant: TenantDep) -> D
     return Deleted(id=export_id, object="export")
 
 
+@router.head("/{export_id}/files/{name}", include_in_schema=False)
+def head_export_file(export_id: str, name: str, services: ServicesDep, tenant: TenantDep) -> Response:
+    """Return what a download says of the file before its bytes."""
+    file = services.exports.file(tenant, export_id, name)
+    # A range is asked for with GET alone (RFC 9110, section 14.2).
+    headers = _headers(file, requested_range(None, file.entry.size), name)
+    return Response(headers=headers, media_type=_BINARY)
+
+
 @router.get("/{export_id}/files/{name}", response_class=StreamingResponse)
 def get_export_file(
     export_id: str,
@@ -64,12 +74,18 @@ def get_export_file(
 ) -> Response:
     """Download a file; its ETag is its SHA-256."""
     file = services.exports.file(tenant, export_id, name)
-    etag = f'"{file.entry.sha256}"'
-    wanted = range_ if if_range in (None, etag) else None
+    wanted = range_ if if_range in (None, _etag(file)) else None
     try:
         part = requested_range(wanted, file.entry.size)
     except RangeNotSatisfiable:
         return Response(status_code=416, headers={"Content-Range": f"bytes */{file.entry.size}"})
-    headers = part.headers() | {"ETag": etag, "Content-Disposition": f'attachment; filename="{name}"'}
     content = file.read(part.start, part.length) if part.length else iter(())
-    return StreamingResponse(content, 206 if part.partial else 200, headers, _BINARY)
+    return StreamingResponse(content, 206 if part.partial else 200, _headers(file, part, name), _BINARY)
+
+
+def _headers(file: StoredFile, part: ByteRange, name: str) -> dict[str, str]:
+    return part.headers() | {"ETag": _etag(file), "Content-Disposition": f'attachment; filename="{name}"'}
+
+
+def _etag(file: StoredFile) -> str:
+    return f'"{file.entry.sha256}"'

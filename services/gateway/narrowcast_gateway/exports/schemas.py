@@ -46,7 +46,8 @@ class Export(BaseModel):
     @classmethod
     def of(cls, job: Job) -> "Export":
         """Return the record as the wire shows it."""
-        spec = ExportSpec.model_validate(job.spec)
+        # Without the destination, which is not shown: names that are refused today were once accepted.
+        spec = ExportSpec.model_validate(job.spec | {"push_to_hub": None})
         files = job.result.get("files", {})
         return cls(
             id=job.id,

@@ -31,7 +31,7 @@ class HubOrder(BaseModel):
     destination: HubDestination
     token: SecretStr
     folder: Path | None
-    """None: create the repository, or see that it may be written to, and no more."""
+    """None: create the repository, see that it may be written to, and no more."""
     message: str = ""
 
     @field_serializer("token", when_used="json")
@@ -42,7 +42,8 @@ class HubOrder(BaseModel):
 class HubOutcome(BaseModel):
     """How it went."""
 
-    result: Literal["pushed", "refused", "unavailable"]
+    result: Literal["pushed", "public", "refused", "unavailable"]
+    """``public``: nothing was uploaded to it."""
     url: str = ""
     reason: str = ""
 
@@ -78,10 +79,10 @@ def check_destination(destination: HubDestination, settings: HubSettings) -> Sec
 def push(order: HubOrder) -> str:
     """Create the repository if need be and upload the folder to it; return its address.
 
-    What is there already is not uploaded again.
+    What is there already is not uploaded again. What was to be private goes into no public repository.
 
     Raises:
-        JobFailed: ``hub_refused``.
+        JobFailed: ``hub_refused`` or ``hub_destination_not_allowed``.
         Unavailable: ``hub_unavailable``.
     """
     done = subprocess.run(
@@ -100,6 +101,13 @@ def push(order: HubOrder) -> str:
         raise Unavailable(
             f"the push to the hub ended with exit status {done.returncode}", code="hub_unavailable"
         ) from None
+    if outcome.result == "public":
+        raise JobFailed(
+            f"{order.destination.repo_id} is there already and is not private: make it private on the hub, or"
+            " push to another repository",
+            code="hub_destination_not_allowed",
+            param="push_to_hub.repo_id",
+        )
     if outcome.result == "refused":
         raise JobFailed(outcome.reason, code="hub_refused", param="push_to_hub")
     if outcome.result == "unavailable":
@@ -108,15 +116,21 @@ def push(order: HubOrder) -> str:
 
 
 def _push(order: HubOrder) -> HubOutcome:
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError
+    from huggingface_hub import CommitOperationAdd, HfApi
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     name = order.destination.repo_id
     api = HfApi(token=order.token.get_secret_value().strip())
     try:
         url = str(api.create_repo(name, private=order.destination.private, exist_ok=True))
+        # It takes a repository that is there as it is: a public one, or one that the token may only read.
+        if order.destination.private and not api.model_info(name).private:
+            return HubOutcome(result="public")
         if order.folder is not None:
             api.upload_folder(repo_id=name, folder_path=order.folder, commit_message=order.message)
+        else:
+            # An upload's first request, which takes the right to write; an empty file has no second.
+            api.preupload_lfs_files(name, [CommitOperationAdd(path_in_repo="README.md", path_or_fileobj=b"")])
     except HfHubHTTPError as error:
         status = error.response.status_code if error.response is not None else 0
         refused = status in _REFUSED and status not in _BUSY
@@ -125,6 +139,8 @@ def _push(order: HubOrder) -> HubOutcome:
             result="refused" if refused else "unavailable",
             reason=f"the hub answered {status or 'nothing'} for {name}{hint}",
         )
+    except HFValidationError:
+        return HubOutcome(result="refused", reason=f"the hub takes no repository named {name}")
     except Exception as error:  # noqa: BLE001 - whatever the client throws; its text may hold the request
         return HubOutcome(
             result="unavailable", reason=f"the hub could not be reached for {name}: {type(error).__name__}"

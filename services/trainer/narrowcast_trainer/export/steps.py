@@ -12,6 +12,7 @@ from pydantic import SecretStr
 
 from narrowcast.adapters import AdapterManifest, adapter_prefix, base_fingerprint
 from narrowcast.artifacts import MANIFEST, fetch, publish, read_manifest
+from narrowcast.context import context_length
 from narrowcast.errors import JobFailed, NotFound
 from narrowcast.exports import ExportManifest, Quantization, export_prefix
 from narrowcast.storage import Bucket, Storage
@@ -53,6 +54,7 @@ class _Export:
     def __init__(self, order: ExportOrder, reporter: Reporter) -> None:
         self._order = order
         self._spec = order.spec
+        self._quantization: Quantization = order.spec.quantization or _F16
         self._reporter = reporter
         self._models: Bucket = Storage(order.storage).models
         self._prefix = export_prefix(order.tenant, order.job_id)
@@ -91,73 +93,59 @@ class _Export:
         if self._spec.format != "merged":
             self._llama.check()
         check_base(base, manifest)
+        modelfile_text = None if self._spec.format == "merged" else self._modelfile(base, manifest)
         size = sum(entry.size for entry in manifest.files.values())
         check_space(self._scratch, base, size, self._spec.format)
         self._advanced("fetching the adapter")
         adapter = self._scratch / "adapter"
         fetch(self._models, adapter_prefix(self._order.tenant, manifest.id), manifest, adapter)
         files = self._scratch / "export"
-        if self._spec.format == "merged":
+        if modelfile_text is None:
             merge(base, adapter, files, "base", self._advanced)
             return files
         files.mkdir()
+        (files / MODELFILE).write_text(modelfile_text)
         if self._spec.format == "gguf":
-            self._make_gguf(base, adapter, files, manifest)
+            self._make_gguf(base, adapter, files)
         else:
-            self._make_lora_gguf(base, adapter, files, manifest)
+            self._make_lora_gguf(base, adapter, files)
         return files
 
-    def _make_gguf(self, base: Path, adapter: Path, files: Path, manifest: AdapterManifest) -> None:
-        quantization = self._spec.quantization or _F16
+    def _make_gguf(self, base: Path, adapter: Path, files: Path) -> None:
         merged, whole = self._scratch / "merged", self._scratch / model_file(_F16)
         merge(base, adapter, merged, "f16", self._advanced)
         self._advanced("converting to GGUF")
         self._llama.convert(merged, whole)
         shutil.rmtree(merged)  # its room is needed
-        model = files / model_file(quantization)
-        if quantization == _F16:
+        model = files / model_file(self._quantization)
+        if self._quantization == _F16:
             whole.rename(model)
         else:
-            self._advanced(f"quantising to {quantization}")
-            self._llama.quantize(whole, model, quantization, self._order.settings.threads or 0)
+            self._advanced(f"quantising to {self._quantization}")
+            self._llama.quantize(whole, model, self._quantization, self._order.settings.threads or 0)
             whole.unlink()
-        self._write_modelfile(files, base, manifest, model.name)
 
-    def _make_lora_gguf(self, base: Path, adapter: Path, files: Path, manifest: AdapterManifest) -> None:
+    def _make_lora_gguf(self, base: Path, adapter: Path, files: Path) -> None:
         check_uniform(adapter)
         self._advanced("converting to GGUF")
         self._llama.convert_lora(adapter, base, files / LORA_GGUF)
-        self._write_modelfile(
-            files,
-            base,
-            manifest,
-            f"{manifest.base.name}.gguf",
-            adapter=LORA_GGUF,
-        )
 
-    def _write_modelfile(
-        self,
-        files: Path,
-        base: Path,
-        manifest: AdapterManifest,
-        model: str,
-        adapter: str | None = None,
-    ) -> None:
-        from transformers import AutoConfig, AutoTokenizer, GenerationConfig
+    def _modelfile(self, base: Path, manifest: AdapterManifest) -> str:
+        from transformers import AutoTokenizer, GenerationConfig
 
         tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True)
         has_generation = (base / "generation_config.json").is_file()
         generation = GenerationConfig.from_pretrained(base, local_files_only=True) if has_generation else None
         stops = tokenizer.convert_ids_to_tokens(sorted(stop_ids(tokenizer, generation)))
-        text = modelfile(
-            model,
+        alone = self._spec.format == "lora-gguf"
+        return modelfile(
+            f"{manifest.base.name}.gguf" if alone else model_file(self._quantization),
             chat_format(tokenizer),
             instruction=manifest.prompt.default_instruction,
             stops=list(stops),
-            context=AutoConfig.from_pretrained(base, local_files_only=True).max_position_embeddings,
-            adapter=adapter,
+            context=context_length(json.loads((base / "config.json").read_text())),
+            adapter=LORA_GGUF if alone else None,
         )
-        (files / MODELFILE).write_text(text)
 
     def _publish(self, files: Path) -> ExportManifest:
         self._advanced("storing the files")
