@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
-from fastapi import APIRouter, FastAPI
+from fastapi import APIRouter, Depends, FastAPI
 from fastapi_offline import FastAPIOffline
 
 from narrowcast import logs
@@ -13,6 +13,7 @@ from narrowcast_gateway import errors
 from narrowcast_gateway.adapters.routes import router as models
 from narrowcast_gateway.corpora.routes import router as corpora
 from narrowcast_gateway.datasets.routes import router as datasets
+from narrowcast_gateway.deps import refuse_unknown_parameters
 from narrowcast_gateway.estimates.routes import router as estimates
 from narrowcast_gateway.evaluation.routes import router as evaluations
 from narrowcast_gateway.exports.routes import router as exports
@@ -61,7 +62,7 @@ def create_app(settings: GatewaySettings) -> FastAPI:
         "4XX": {"model": ErrorResponse, "description": "What was asked cannot be done; the error says why."},
         "5XX": {"model": ErrorResponse, "description": "It failed, or something is away: ask again later."},
     }
-    v1 = APIRouter(prefix="/v1", responses=failed)
+    v1 = APIRouter(prefix="/v1", responses=failed, dependencies=[Depends(refuse_unknown_parameters)])
     for router in (
         corpora,
         datasets,

@@ -1,14 +1,18 @@
 """What endpoints ask for, as ``Annotated`` aliases."""
 
-from typing import Annotated, cast
+import re
+from typing import Annotated, Final, cast
 
 from fastapi import Depends, Query, Request
+from fastapi.dependencies.utils import get_flat_dependant
+from fastapi.routing import APIRoute
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
-from narrowcast.errors import Unauthenticated
+from narrowcast.errors import InvalidInput, Unauthenticated
 from narrowcast_gateway.services import Services
 from narrowcast_gateway.training.stream import EventStreams
 
+_PARAMETER: Final = re.compile(r"^[A-Za-z0-9_\[\].-]{1,64}\Z")
 _bearer = HTTPBearer(auto_error=False, description="An API key: `Authorization: Bearer nc-…`")
 
 
@@ -42,5 +46,26 @@ def get_tenant(
 
 
 TenantDep = Annotated[str, Depends(get_tenant)]
+
+
+async def refuse_unknown_parameters(request: Request, _tenant: TenantDep) -> None:
+    """Check that the route knows every parameter of the query, as bodies are checked by their models.
+
+    A filter that is silently ignored would answer with what it was to leave out.
+
+    Raises:
+        InvalidInput: ``unknown_parameter``.
+    """
+    route = cast(APIRoute, request.scope["route"])
+    known = {field.alias for field in get_flat_dependant(route.dependant).query_params}
+    for name in request.query_params:
+        if name in known:
+            continue
+        # Whatever else was put there is not repeated.
+        param = name if _PARAMETER.match(name) else None
+        said = f"the query parameter {param}" if param else "a query parameter"
+        raise InvalidInput(f"{said} is not known here", code="unknown_parameter", param=param)
+
+
 LimitQuery = Annotated[int, Query(ge=1, le=100, description="How many to return at most.")]
 AfterQuery = Annotated[str | None, Query(description="Return what comes after the object with this id.")]

@@ -91,7 +91,9 @@ async def _http_error(_request: Request, error: Exception) -> JSONResponse:
 
 async def _redis_error(_request: Request, error: Exception) -> JSONResponse:
     _log.error("redis_unavailable", exc_info=error)
-    return _answer(503, "the job store does not answer", "job_store_unavailable")
+    away = isinstance(error, redis.ConnectionError | redis.TimeoutError)
+    message = "does not answer" if away else "refuses; its memory or disk may be full"
+    return _answer(503, f"the job store {message}", "job_store_unavailable")
 
 
 async def _unexpected(_request: Request, error: Exception) -> JSONResponse:
@@ -104,6 +106,5 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(errors.NarrowcastError, _domain_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(HTTPException, _http_error)
-    app.add_exception_handler(redis.ConnectionError, _redis_error)
-    app.add_exception_handler(redis.TimeoutError, _redis_error)
+    app.add_exception_handler(redis.RedisError, _redis_error)
     app.add_exception_handler(Exception, _unexpected)

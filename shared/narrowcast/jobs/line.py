@@ -12,7 +12,7 @@ from typing import Any, Final
 import redis
 from redis.exceptions import WatchError
 
-from narrowcast.jobs.queue import QUEUES, JobQueue, in_same_queue
+from narrowcast.jobs.queue import IN_LINE, QUEUES, JobQueue, in_same_queue
 from narrowcast.jobs.records import Job, JobKind, JobStatus
 from narrowcast.jobs.schedule import in_order
 from narrowcast.jobs.writing import active, record_key, turns_key, write
@@ -72,7 +72,8 @@ class WaitingLine:
         """Make the queue of ``kind`` hold one message for each job that waits and may start now.
 
         Messages that are missing were lost, or belong to jobs whose time has come; those that are
-        too many belonged to jobs paused or cancelled since.
+        too many belonged to jobs paused or cancelled since, and are taken back where any message
+        will do.
         """
         lock, token = f"nc:jobs:balancing:{QUEUES[kind]}", secrets.token_hex(8)
         # Of several reapers that see the same gap one fills it.
@@ -83,13 +84,22 @@ class WaitingLine:
             waiting = [job for job in active(self._redis) if in_same_queue(job.kind, kind) and job.waits(now)]
             depth = self._queue.depth(kind)
             overdue = [job for job in waiting if message_lost(job, now)]
-            for job in overdue[depth:]:
+            for job in overdue[depth:] if kind in IN_LINE else _likeliest(overdue, len(waiting) - depth, now):
                 self._queue.send(job)
-            if depth > len(waiting):
+            if kind in IN_LINE and depth > len(waiting):
                 self._queue.drop(kind, depth - len(waiting))
         finally:
             if self._redis.get(lock) == token:
                 self._redis.delete(lock)
+
+
+def _likeliest(overdue: list[Job], missing: int, now: float) -> list[Job]:
+    """Return jobs that may have lost their messages, which name them.
+
+    A queue's messages are taken in the order they were sent, so it is those that are due longest.
+    A guess that is wrong costs nothing: of two messages one finds its job claimed.
+    """
+    return sorted(overdue, key=lambda job: job.due_at(now))[: max(missing, 0)]
 
 
 def message_lost(job: Job, now: float) -> bool:

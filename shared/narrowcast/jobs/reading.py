@@ -9,7 +9,7 @@ from pydantic import BaseModel, ValidationError
 from narrowcast import logs
 from narrowcast.errors import NotFound
 from narrowcast.jobs.records import Job, JobEvent, JobKind
-from narrowcast.jobs.writing import ACTIVE_KEY, event_of, events_key, record_key
+from narrowcast.jobs.writing import ACTIVE_KEY, event_of, event_place, events_key, record_key
 from narrowcast.storage import Bucket
 
 _log = logs.get(__name__)
@@ -58,7 +58,10 @@ class JobReader:
     def page(
         self, kind: JobKind, tenant: str, *, after: str | None = None, limit: int = 20
     ) -> tuple[list[Job], bool]:
-        """Return up to ``limit`` jobs after job ``after``, newest first; and whether more follow."""
+        """Return up to ``limit`` jobs after job ``after``, newest first; and whether more follow.
+
+        A record that cannot be read, or is gone, is left out: the others are no less there.
+        """
         index = index_key(kind, tenant)
         start = 0
         if after is not None:
@@ -66,8 +69,24 @@ class JobReader:
             if rank is None:
                 raise NotFound(f"no job {after}", param="after")
             start = int(rank) + 1
-        job_ids = self._redis.zrevrange(index, start, start + limit)
-        return [self.get(job_id) for job_id in job_ids[:limit]], len(job_ids) > limit
+        jobs: list[Job] = []
+        while job_ids := self._redis.zrevrange(index, start, start + limit):
+            for job_id in job_ids:
+                if len(jobs) == limit:
+                    return jobs, True
+                if (job := self._readable(job_id)) is not None:
+                    jobs.append(job)
+            start += len(job_ids)
+        return jobs, False
+
+    def _readable(self, job_id: str) -> Job | None:
+        try:
+            return self.get(job_id)
+        except NotFound:
+            _log.warning("job_record_missing", job_id=job_id)
+        except ValidationError:  # see writing.active
+            _log.warning("job_record_not_understood", job_id=job_id)
+        return None
 
     def events(self, job_id: str, tenant: str) -> list[JobEvent]:
         """Return a job's events, oldest first."""
@@ -75,6 +94,25 @@ class JobReader:
         if not entries and not self._redis.exists(record_key(job_id)):
             return self._archived(tenant, job_id).events
         return [event_of(entry_id, fields) for entry_id, fields in entries]
+
+    def events_page(
+        self, job_id: str, tenant: str, *, after: str | None = None, limit: int = 20
+    ) -> tuple[list[JobEvent], bool]:
+        """Return up to ``limit`` events older than event ``after``, newest first; and whether more follow.
+
+        Raises:
+            NotFound: no event ``after``.
+        """
+        key = events_key(job_id)
+        if after is not None and event_place(after) is None:
+            raise NotFound("no such event", param="after")
+        if not self._redis.exists(key, record_key(job_id)):
+            return _older(self._archived(tenant, job_id).events, after, limit)
+        if after is not None and not self._redis.xrange(key, after, after):
+            raise NotFound("no such event", param="after")
+        newest = "+" if after is None else f"({after}"
+        entries = self._redis.xrevrange(key, newest, "-", count=limit + 1)
+        return [event_of(entry_id, fields) for entry_id, fields in entries[:limit]], len(entries) > limit
 
     def active(self) -> Iterator[Job]:
         """Yield every job that has not ended."""
@@ -88,6 +126,16 @@ class JobReader:
 
     def _archived(self, tenant: str, job_id: str) -> JobArchive:
         return JobArchive.model_validate_json(self._archive.get(archive_key(tenant, job_id)))
+
+
+def _older(events: list[JobEvent], after: str | None, limit: int) -> tuple[list[JobEvent], bool]:
+    newest_first = events[::-1]
+    if after is not None:
+        places = [place for place, event in enumerate(newest_first) if event.id == after]
+        if not places:
+            raise NotFound("no such event", param="after")
+        newest_first = newest_first[places[0] + 1 :]
+    return newest_first[:limit], len(newest_first) > limit
 
 
 def index_key(kind: JobKind, tenant: str) -> str:

@@ -12,8 +12,7 @@ from kombu.exceptions import KombuError
 from prometheus_client import Counter
 
 from narrowcast import logs
-from narrowcast.jobs.line import message_lost
-from narrowcast.jobs.queue import IN_LINE, QUEUES
+from narrowcast.jobs.queue import QUEUES
 from narrowcast.jobs.records import Job
 from narrowcast.jobs.store import JobStore
 from narrowcast.settings import JobSettings
@@ -61,7 +60,7 @@ class Reaper:
                 raise
             except Exception:  # noqa: BLE001 - of one job, whatever it is; the others are looked at
                 _log.error("job_not_looked_at", job_id=job.id, exc_info=True)
-        for kind in {QUEUES[kind]: kind for kind in IN_LINE}.values():
+        for kind in {queue: kind for kind, queue in QUEUES.items()}.values():
             self._store.balance_hints(kind)
         self._store.archive_ended()
 
@@ -70,5 +69,3 @@ class Reaper:
             reaped = self._store.reap(job.id, now)
             if reaped is not None:
                 _log.warning("job_reaped", job_id=job.id, status=reaped.status, attempt=reaped.attempt)
-        elif job.kind not in IN_LINE and job.waits(now) and message_lost(job, now):
-            self._store.hint_again(job)

@@ -83,6 +83,13 @@ class JobEvent(BaseModel):
     data: dict[str, JsonValue] = {}
 
 
+def nothing_kept(reason: JobError) -> JobEvent:
+    """Return the event that says why a cancelled job's checkpoint was not kept, though its user wanted it."""
+    return JobEvent(
+        level="warn", message=f"no checkpoint was kept: {reason.message}", data={"code": reason.code}
+    )
+
+
 class Job(BaseModel):
     """A job's record. Changes are pure: each returns the record as it should become."""
 
@@ -123,10 +130,11 @@ class Job(BaseModel):
 
     def due_at(self, now: float) -> float:
         """Return since when a queued job may be started, or, if later than ``now``, from when on."""
+        again = max(self.queued_at, self.retry_at or 0.0)
         if self.cancel_requested:
-            return self.queued_at  # what is left to do takes a moment, at any hour
+            return again  # what is left to do takes a moment, at any hour
         schedule = self.schedule
-        earliest = max(self.queued_at, schedule.not_before or 0.0, self.retry_at or 0.0)
+        earliest = max(again, schedule.not_before or 0.0)
         if schedule.window is None:
             return earliest
         return max(earliest, schedule.window.opening(max(earliest, now)))
@@ -220,7 +228,7 @@ class Job(BaseModel):
         return self.model_copy(update={"pause_requested": True})
 
     def resumed(self, now: float) -> "Job":
-        """Return the paused record back in the queue, behind what has waited meanwhile.
+        """Return the paused record back in the queue: in its place by age, without the turn it had.
 
         Raises:
             Conflict: it is not paused.

@@ -5,15 +5,17 @@ import secrets
 import socket
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
-from typing import Any
+from contextlib import suppress
+from typing import Any, Final
 
 import redis
 from pydantic import JsonValue
 
 from narrowcast import logs
 from narrowcast.errors import Conflict, NarrowcastError, NotFound, Unavailable
-from narrowcast.jobs.records import Job, JobError, JobKind, JobStatus, LeaseLost
+from narrowcast.jobs.records import Job, JobError, JobKind, JobStatus, LeaseLost, nothing_kept
 from narrowcast.jobs.store import JobStore
 from narrowcast.settings import JobSettings
 
@@ -21,6 +23,11 @@ _log = logs.get(__name__)
 _RENEWALS_PER_LEASE = 4
 _PROGRESS_EVERY_S = 1.0
 _AGAIN_S = 0.5
+_STORE_UNAVAILABLE: Final = JobError(
+    code="job_store_unavailable",
+    message="Redis, where jobs are kept, did not answer or refused to write: see whether it is up and has"
+    " memory and disk left, then submit the job again",
+)
 
 
 class Cancelled(Exception):
@@ -45,6 +52,8 @@ class RunningJob:
         self._owner = owner
         self._worker_stops = should_stop
         self._lock = threading.Lock()
+        self._unsent: deque[dict[str, Any]] = deque()
+        self._sending = threading.Lock()
         self._progress: dict[str, Any] | None = None
         self._reported_at = 0.0
         self.job = job
@@ -107,8 +116,30 @@ class RunningJob:
         type: str = "message",  # noqa: A002 - OpenAI's name
         data: dict[str, JsonValue] | None = None,
     ) -> None:
-        """Append to the job's events."""
-        self._store.add_event(self.job.id, message, level=level, type=type, data=data)
+        """Append to the job's events: now, or when Redis takes them again, in the order they were said."""
+        waits = bool(self._unsent)
+        self._unsent.append({"message": message, "level": level, "type": type, "data": data})
+        if waits:
+            return  # behind others, which a renewal sends: not each event is to wait for a Redis that hangs
+        try:
+            self.send_events()
+        except redis.RedisError:
+            _log.warning("job_event_kept", exc_info=True)
+
+    def send_events(self) -> None:
+        """Send the events that Redis has not taken yet; once the lease is lost, none.
+
+        Raises:
+            redis.RedisError: it does not take them now either. None is lost.
+        """
+        with self._sending:
+            while self._unsent and not self.is_lost():
+                event = self._unsent.popleft()
+                try:
+                    self._store.add_event(self.job.id, **event)
+                except redis.RedisError:
+                    self._unsent.appendleft(event)
+                    raise
 
     def renew(self) -> None:
         """Extend the lease and learn whether somebody wants the job to stop."""
@@ -126,6 +157,8 @@ class RunningJob:
             return
         if self.job.cancel_requested:
             self.cancelled.set()
+        with suppress(redis.RedisError):
+            self.send_events()
 
 
 Handler = Callable[[RunningJob], dict[str, Any]]
@@ -146,8 +179,8 @@ def run_job(
     """Claim the job, run ``handler`` while a thread renews the lease, and write down how it ended.
 
     ``handler`` returns the job's result. A :class:`NarrowcastError` from it fails the job with
-    that reason; :class:`Unavailable` and :class:`Interrupted` give it back to the queue until
-    its attempts are used up; anything else fails it as ``internal_error``, with the details in
+    that reason; :class:`Unavailable`, :class:`Interrupted` and Redis' own errors give it back to the
+    queue until its attempts are used up; anything else fails it as ``internal_error``, with the details in
     the log only.
     """
     owner = worker_name()
@@ -214,7 +247,7 @@ def _run(store: JobStore, settings: JobSettings, running: RunningJob, owner: str
     except Cancelled as cancelled:
         _finish(store, running, owner, JobStatus.CANCELLED, result=cancelled.result)
         _log.info("job_cancelled")
-    except (Unavailable, Interrupted, redis.ConnectionError, redis.TimeoutError) as error:
+    except (Unavailable, Interrupted, redis.RedisError) as error:
         used_up = running.job.attempts_used_up(settings.max_attempts)
         if used_up and not isinstance(error, Interrupted):
             _fail(store, running, owner, error)
@@ -231,16 +264,24 @@ def _run(store: JobStore, settings: JobSettings, running: RunningJob, owner: str
 
 def _fail(store: JobStore, running: RunningJob, owner: str, error: Exception) -> None:
     _log.error("job_failed", exc_info=error)
+    reason = _reason(error)
     if running.cancelled.is_set():
         # Its user wanted it to end, and so it has, whatever went wrong on the way.
+        if running.job.keep_checkpoint:
+            nothing = nothing_kept(reason)
+            running.event(nothing.message, level=nothing.level, data=nothing.data)
         _finish(store, running, owner, JobStatus.CANCELLED)
         return
-    if isinstance(error, NarrowcastError):
-        reason = JobError(code=error.code, message=error.message, param=error.param)
-    else:
-        message = f"an internal error ({type(error).__name__}); the log has the details under this job id"
-        reason = JobError(code="internal_error", message=message)
     _finish(store, running, owner, JobStatus.FAILED, error=reason)
+
+
+def _reason(error: Exception) -> JobError:
+    if isinstance(error, NarrowcastError):
+        return JobError(code=error.code, message=error.message, param=error.param)
+    if isinstance(error, redis.RedisError):
+        return _STORE_UNAVAILABLE
+    message = f"an internal error ({type(error).__name__}); the log has the details under this job id"
+    return JobError(code="internal_error", message=message)
 
 
 def _finish(store: JobStore, running: RunningJob, owner: str, status: JobStatus, **outcome: Any) -> None:
@@ -249,15 +290,17 @@ def _finish(store: JobStore, running: RunningJob, owner: str, status: JobStatus,
 
 
 def _insist(running: RunningJob, write: Callable[[], object]) -> None:
-    """Write how a job ended, for now or for good, also where Redis is away for a while.
+    """Write how a job ended, for now or for good, also where Redis is away or refuses for a while.
 
-    As long as the lease lasts nobody else touches the job, and what was done is not undone.
+    As long as the lease lasts nobody else touches the job, and what was done is not undone. What the
+    job has said goes first: who follows its events takes none after its end.
     """
     while True:
         try:
+            running.send_events()
             write()
             return
-        except (redis.ConnectionError, redis.TimeoutError):
+        except redis.RedisError:
             if running.is_lost():
                 raise LeaseLost(f"job {running.job.id} could not be ended before its lease was") from None
             time.sleep(_AGAIN_S)

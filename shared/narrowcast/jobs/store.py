@@ -26,6 +26,7 @@ from narrowcast.jobs.writing import (
     add_event,
     events_key,
     record_key,
+    workers_lost,
     write,
 )
 from narrowcast.settings import JobSettings
@@ -221,8 +222,8 @@ class JobStore(JobReader):
                 return job.finished(JobStatus.CANCELLED, now)
             if used_up and not job.pause_requested:
                 message = (
-                    f"the worker was lost in each of {job.attempt} attempts: see whether its machine or"
-                    " container was ended, for want of memory perhaps, then submit the job again"
+                    f"{workers_lost(job.attempt)}: see whether its machine or container was ended, for want"
+                    " of memory perhaps, then submit the job again"
                 )
                 return job.finished(
                     JobStatus.FAILED, now, error=JobError(code="worker_lost", message=message)
@@ -238,16 +239,6 @@ class JobStore(JobReader):
     def balance_hints(self, kind: JobKind) -> None:
         """Make the queue that a kind waits in hold one message for each job that may start now."""
         self._line.balance(kind)
-
-    def hint_again(self, job: Job) -> None:
-        """Send the message of a queued job that it names again unless its queue holds messages.
-
-        A worker may die between taking the message and claiming the job. As long as the queue
-        is not empty the message may still be in it; once it is empty and the job still queued,
-        the message is lost.
-        """
-        if self._queue.depth(job.kind) == 0:
-            self._queue.send(job)
 
     def archive_ended(self) -> int:
         """Copy ended jobs' records to S3, let Redis forget them later; return how many.

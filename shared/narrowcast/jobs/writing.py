@@ -1,5 +1,6 @@
 """Where job records lie in Redis, and what is written with every change of one."""
 
+import re
 from datetime import datetime
 from typing import Any, Final
 from zoneinfo import ZoneInfo
@@ -9,13 +10,16 @@ from pydantic import ValidationError
 from narrowcast import logs
 from narrowcast.jobs import counters
 from narrowcast.jobs.counters import Requeue
-from narrowcast.jobs.records import Job, JobEvent, JobStatus
+from narrowcast.jobs.records import Job, JobError, JobEvent, JobStatus, nothing_kept
 
 _log = logs.get(__name__)
 ACTIVE_KEY: Final = "nc:jobs:active"
 """A set of the ids of all jobs that have not ended."""
 TO_ARCHIVE_KEY: Final = "nc:jobs:to-archive"
 _MAX_EVENTS: Final = 20_000
+"""The newest that a job keeps."""
+_IDS_END: Final = 2**64
+_EVENT_ID: Final = re.compile(r"^[0-9]{1,20}-[0-9]{1,20}\Z")
 
 _REQUEUED: Final = {
     Requeue.WORKER_LOST: "the worker was lost; the job is queued",
@@ -67,6 +71,14 @@ def event_of(entry_id: str, fields: dict[str, str]) -> JobEvent:
     return JobEvent.model_validate_json(fields["event"]).model_copy(update={"id": entry_id})
 
 
+def event_place(event_id: str) -> tuple[int, ...] | None:
+    """Return what orders a job's events; None if no event's id can look like this."""
+    if not _EVENT_ID.match(event_id):
+        return None
+    place = tuple(int(part) for part in event_id.split("-"))
+    return place if max(place) < _IDS_END else None
+
+
 def write(pipe: Any, before: Job, after: Job, requeue: Requeue | None = None) -> None:
     """Put into a transaction all that a change of a record takes.
 
@@ -82,7 +94,15 @@ def write(pipe: Any, before: Job, after: Job, requeue: Requeue | None = None) ->
     for name, growth in counters.increments(before, after, requeue).items():
         pipe.hincrby(counters.KEY, name, growth)
     if after.status is not before.status:
+        if requeue is Requeue.WORKER_LOST and after.status is JobStatus.CANCELLED and after.keep_checkpoint:
+            lost = JobError(code=requeue.value, message=workers_lost(after.attempt))
+            add_event(pipe, after.id, nothing_kept(lost))
         add_event(pipe, after.id, _status_event(before, after, requeue))
+
+
+def workers_lost(attempts: int) -> str:
+    """Return why a job ended that no worker brought to its end."""
+    return f"the worker was lost in each of {attempts} attempts"
 
 
 def _hours_begin(job: Job) -> str | None:

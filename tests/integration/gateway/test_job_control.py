@@ -1,5 +1,6 @@
 """Control of training jobs through HTTP, most of it with the official client: it must work unchanged."""
 
+import asyncio
 import json
 import threading
 import time
@@ -167,6 +168,16 @@ def test_the_official_client_reads_the_stream(served: Served) -> None:
         assert [event["message"] for event in events] == ["first", "the job is cancelled"]
 
 
+def test_the_official_clients_filter_that_is_not_known_is_refused(served: Served) -> None:
+    """Ignored, it would give every job to one who asked for a few."""
+    served.submit()
+    jobs = served.client().fine_tuning.jobs
+    with pytest.raises(openai.BadRequestError) as refused:
+        jobs.list(metadata={"team": "spine"})
+    assert (refused.value.code, refused.value.param) == ("unknown_parameter", "metadata[team]")
+    assert len(jobs.list(limit=5).data) == 1
+
+
 # -- our part of a job -----------------------------------------------------------------------
 
 
@@ -244,6 +255,57 @@ def test_what_a_running_job_was_asked_for_is_shown(gateway: Any, file_id: str) -
     jobs.finish(job_id, "trainer", JobStatus.CANCELLED, result={"adapter_id": "kept"})
     ended = gateway.http.get(url).json()
     assert (ended["status"], ended["requested"], ended["fine_tuned_model"]) == ("cancelled", None, "kept")
+
+
+@pytest.mark.parametrize(
+    ("query", "param"),
+    [
+        ("metadata%5Bteam%5D=spine", "metadata[team]"),
+        ("limit=1&status=failed", "status"),
+        ("Limit=1", "Limit"),
+        ("=1", None),
+        ("%D0%98%D0%B2%D0%B0%D0%BD%D0%BE%D0%B2=1", None),
+        ("a%20b=", None),
+        ("x" * 65 + "=1", None),
+    ],
+)
+def test_a_query_parameter_that_is_not_known_is_refused(
+    gateway: Any, error: Error, query: str, param: str | None
+) -> None:
+    found = error(gateway.http.get(f"/v1/fine_tuning/jobs?{query}"), 400, "unknown_parameter")
+    assert found["param"] == param
+    assert param is None or param in found["message"]
+    assert "Иванов" not in found["message"]
+
+
+def test_queries_are_checked_on_every_route_behind_a_key_and_on_no_other(gateway: Any, error: Error) -> None:
+    for method, path in (
+        ("GET", "/v1/models"),
+        ("GET", "/v1/corpora"),
+        ("GET", "/v1/files/file-1"),
+        ("DELETE", "/v1/datasets/ds-1"),
+        ("POST", "/v1/fine_tuning/jobs/ftjob-1/cancel"),
+        ("GET", "/v1/fine_tuning/jobs/ftjob-1/events?stream=true"),
+        ("POST", "/v1/chat/completions"),
+    ):
+        url = f"{path}{'&' if '?' in path else '?'}filter=x"
+        assert error(gateway.http.request(method, url), 400, "unknown_parameter")["param"] == "filter"
+        stranger = gateway.http.request(method, url, headers={"Authorization": "Bearer nc-wrong"})
+        assert stranger.status_code == 401, "who has no key learns nothing"
+    for url in ("/healthz?probe=1", "/docs?x=1", "/openapi.json?x=1"):
+        assert gateway.http.get(url).status_code == 200
+    assert gateway.http.get("/v1/files?purpose=fine-tune").status_code == 200
+
+
+def test_a_redis_that_refuses_is_an_answer_of_its_own(gateway: Any, error: Error, file_id: str) -> None:
+    redis_, body = gateway.services.connections.redis, {"model": BASE, "training_file": file_id}
+    redis_.config_set("min-replicas-to-write", 1)  # as with a full disk, or without memory
+    try:
+        answer = gateway.http.post("/v1/fine_tuning/jobs", json=body)
+    finally:
+        redis_.config_set("min-replicas-to-write", 0)
+    assert "refuses" in error(answer, 503, "job_store_unavailable")["message"]
+    assert gateway.http.get("/v1/fine_tuning/jobs").json()["data"] == []
 
 
 def test_another_tenants_job_cannot_be_controlled(gateway: Any, error: Error, file_id: str) -> None:
@@ -356,6 +418,65 @@ def test_streams_are_counted_by_tenant(
             except AssertionError:
                 assert time.monotonic() < deadline, "a closed stream is still counted"
                 time.sleep(0.1)
+
+
+def test_all_tenants_streams_together_are_limited(
+    gateway_settings: GatewaySettings,
+    connections: Connections,
+    tenant: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(stream, "_MOST_OPEN", 2)
+    settings = gateway_settings.model_copy(update={"http": HttpSettings(max_event_streams=2)})
+    with Served(settings, connections, tenant) as served:
+        job_id = served.submit()
+        served.jobs.add_event(job_id, "one")
+        open_ = [served.events(job_id) for _ in range(2)]
+        for lines in open_:
+            next(lines)
+        other = ids.new_id("ftjob")
+        served.jobs.submit(Job(id=other, kind=JobKind.TRAINING, tenant="another", spec={}))
+        key = ApiKeys(connections.redis).create("another")
+        url = f"{served.url}/fine_tuning/jobs/{other}/events?stream=true"
+        refused = httpx.get(url, headers={"Authorization": f"Bearer {key}"})
+        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "too_many_streams")
+        assert refused.headers["Retry-After"] == "10"
+        assert str(stream._MOST_OPEN) not in refused.json()["error"]["message"], "others' streams are theirs"
+
+
+async def test_each_of_many_streams_has_its_events_at_once(
+    gateway_settings: GatewaySettings, connections: Connections, tenant: str
+) -> None:
+    """More than 100 at once, which is where redis-py's own pool ends."""
+    settings = gateway_settings.model_copy(update={"http": HttpSettings(max_event_streams=200)})
+    with Served(settings, connections, tenant) as served:
+        job_id = served.submit()
+        url = f"{served.url}/fine_tuning/jobs/{job_id}/events?stream=true"
+        waiting = 0
+
+        async def last_line() -> str:
+            nonlocal waiting
+            line = ""
+            async with http.stream("GET", url) as answer:
+                assert answer.status_code == 200
+                waiting += 1
+                async for line in answer.aiter_lines():
+                    assert line != ": waiting", "it has no connection to Redis"
+                    if line.startswith("data:"):
+                        break
+            return line
+
+        headers = {"Authorization": f"Bearer {served.key}"}
+        limits = httpx.Limits(max_connections=None)
+        async with httpx.AsyncClient(headers=headers, timeout=30, limits=limits) as http:
+            tasks = [asyncio.create_task(last_line()) for _ in range(130)]
+            while waiting < len(tasks):
+                assert not any(task.done() for task in tasks)
+                await asyncio.sleep(0.1)
+            await asyncio.sleep(1.5)
+            served.jobs.add_event(job_id, "hello")
+            lines = await asyncio.wait_for(asyncio.gather(*tasks), 10)
+        assert len([line for line in lines if "hello" in line]) == len(tasks)
 
 
 def test_what_is_no_event_is_refused(gateway: Any, error: Error, file_id: str) -> None:

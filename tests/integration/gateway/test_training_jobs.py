@@ -106,6 +106,21 @@ def test_bad_training_files_are_refused_by_line(
     assert gateway.http.get("/v1/files").json()["data"] == [], "nothing is half-written"
 
 
+def test_files_are_listed_in_pages_and_in_either_order(gateway: Any, error: Error) -> None:
+    line = json.dumps({"instruction": "a", "input": "b", "output": "c"})
+    upload = {"files": {"file": ("rows.jsonl", line)}, "data": {"purpose": "fine-tune"}}
+    ids = {gateway.http.post("/v1/files", **upload).json()["id"] for _ in range(3)}
+    newest = [file["id"] for file in gateway.http.get("/v1/files").json()["data"]]
+    assert set(newest) == ids
+    first = gateway.http.get("/v1/files?limit=2").json()
+    assert ([file["id"] for file in first["data"]], first["has_more"]) == (newest[:2], True)
+    rest = gateway.http.get(f"/v1/files?limit=2&after={newest[1]}").json()
+    assert ([file["id"] for file in rest["data"]], rest["has_more"]) == (newest[2:], False)
+    oldest = gateway.http.get("/v1/files?order=asc").json()["data"]
+    assert [file["id"] for file in oldest] == newest[::-1]
+    error(gateway.http.get("/v1/files?after=file-0"), 404, "not_found")
+
+
 def test_a_job_is_queued_in_openais_shape(gateway: Any, file_id: str) -> None:
     body = {
         "model": BASE,
@@ -204,7 +219,7 @@ def test_bad_jobs_are_refused_at_once(
 
 def test_every_hyperparameter_can_be_set(gateway: Any, file_id: str) -> None:
     asked = {
-        "n_epochs": 2, "batch_size": 4, "learning_rate_multiplier": 0.5, "learning_rate": 1e-4, "rank": 16,
+        "n_epochs": 2, "batch_size": 4, "micro_batch": 2, "learning_rate_multiplier": 0.5, "learning_rate": 1e-4, "rank": 16,
         "alpha": 32, "dropout": 0.05, "target_modules": ["q_proj", "v_proj"], "scheduler": "cosine",
         "warmup_ratio": 0.1, "weight_decay": 0.02, "max_length": 512, "early_stopping_patience": 1,
         "seed": 11, "engine": "peft", "quantization": "nf4", "n_trials": 3,

@@ -2,7 +2,9 @@
 
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -15,12 +17,23 @@ from narrowcast.jobs.queue import QUEUES
 from narrowcast.jobs.reaper import Reaper
 from narrowcast.jobs.records import Job, JobKind, JobStatus, LeaseLost
 from narrowcast.jobs.running import Interrupted, RunningJob, run_job
-from narrowcast.jobs.writing import TO_ARCHIVE_KEY, record_key
+from narrowcast.jobs.schedule import Schedule
+from narrowcast.jobs.writing import TO_ARCHIVE_KEY, events_key, record_key
 from narrowcast.settings import JobSettings, Settings
 
 
 def new_job(tenant: str, kind: JobKind = JobKind.TRAINING) -> Job:
     return Job(id=ids.new_id(kind), kind=kind, tenant=tenant, spec={})
+
+
+@contextmanager
+def refusing(connections: Connections) -> Iterator[None]:
+    """Redis answers, and refuses every write: as with a full disk, without memory, or as a replica."""
+    connections.redis.config_set("min-replicas-to-write", 1)
+    try:
+        yield
+    finally:
+        connections.redis.config_set("min-replicas-to-write", 0)
 
 
 def queue_length(connections: Connections, kind: JobKind = JobKind.TRAINING) -> int:
@@ -123,6 +136,37 @@ def test_a_lost_message_is_sent_again_only_when_the_queue_is_empty(
     assert queue_length(connections) == 1, "the message was lost and came back"
 
 
+def test_a_lost_message_that_names_its_job_is_sent_again_while_others_come_and_go(
+    connections: Connections, settings: Settings, tenant: str
+) -> None:
+    kind = JobKind.EVALUATION
+    lost = new_job(tenant, kind).model_copy(update={"queued_at": time.time() - 60})
+    connections.jobs.submit(lost)
+    connections.redis.delete(QUEUES[kind])
+    reaper = Reaper(connections.jobs, settings.jobs)
+    for _ in range(2):
+        connections.jobs.submit(new_job("another", kind))
+    reaper.sweep()
+    assert queue_length(connections, kind) == 3
+    newest: Any = connections.redis.lindex(QUEUES[kind], 0)
+    assert lost.id in newest
+    reaper.sweep()
+    assert queue_length(connections, kind) == 3, "once"
+
+
+def test_a_message_that_names_its_job_is_not_taken_back(
+    connections: Connections, settings: Settings, tenant: str
+) -> None:
+    """Which one it would be nobody knows."""
+    kind = JobKind.EVALUATION
+    jobs = [new_job(tenant, kind) for _ in range(2)]
+    for job in jobs:
+        connections.jobs.submit(job)
+    connections.jobs.request_cancel(jobs[0].id)
+    Reaper(connections.jobs, settings.jobs).sweep()
+    assert queue_length(connections, kind) == 2
+
+
 def test_ended_jobs_outlive_redis(connections: Connections, settings: Settings, tenant: str) -> None:
     job = new_job(tenant)
     connections.jobs.submit(job)
@@ -149,6 +193,69 @@ def test_pages_go_from_new_to_old(connections: Connections, tenant: str) -> None
     rest, more = connections.jobs.page(JobKind.TRAINING, tenant, after=first[-1].id, limit=3)
     assert [job.id for job in rest] == [jobs[1].id, jobs[0].id]
     assert not more
+
+
+@pytest.mark.parametrize("limit", [1, 2, 20])
+def test_a_record_that_cannot_be_read_or_is_gone_hides_no_other(
+    connections: Connections, tenant: str, limit: int
+) -> None:
+    jobs = [new_job(tenant).model_copy(update={"created_at": float(number)}) for number in range(6)]
+    for job in jobs:
+        connections.jobs.submit(job)
+    for foreign in (jobs[5], jobs[4], jobs[2]):
+        newer = foreign.model_dump_json().replace('"status":"queued"', '"status":"archiving"')
+        connections.redis.set(record_key(foreign.id), newer)
+    connections.redis.delete(record_key(jobs[1].id))
+    listed: list[str] = []
+    after, more = None, True
+    while more:
+        page, more = connections.jobs.page(JobKind.TRAINING, tenant, after=after, limit=limit)
+        listed += [job.id for job in page]
+        after = listed[-1]
+    assert listed == [jobs[3].id, jobs[0].id]
+
+
+@pytest.mark.parametrize("archived", [False, True])
+def test_events_are_paged_from_the_newest(connections: Connections, tenant: str, archived: bool) -> None:
+    job = new_job(tenant)
+    connections.jobs.submit(job)
+    for number in range(4):
+        connections.jobs.add_event(job.id, f"event {number}")
+    if archived:
+        connections.jobs.request_cancel(job.id)
+        connections.jobs.archive_ended()
+        connections.redis.delete(record_key(job.id), events_key(job.id))
+    said = [event.message for event in connections.jobs.events(job.id, tenant)][::-1]
+    first, more = connections.jobs.events_page(job.id, tenant, limit=3)
+    assert ([event.message for event in first], more) == (said[:3], True)
+    rest, more = connections.jobs.events_page(job.id, tenant, after=first[-1].id, limit=3)
+    assert ([event.message for event in rest], more) == (said[3:], False)
+    for unknown in ("0-1", "$", "x", f"{2**64}-0"):
+        with pytest.raises(NotFound):
+            connections.jobs.events_page(job.id, tenant, after=unknown)
+
+
+def test_a_page_of_events_is_all_that_is_read_for_it(connections: Connections, tenant: str) -> None:
+    job = new_job(tenant)
+    connections.redis.xadd(events_key(job.id), {"event": "nobody looks at this one"})
+    connections.jobs.submit(job)
+    for number in range(3):
+        connections.jobs.add_event(job.id, f"event {number}")
+    page, more = connections.jobs.events_page(job.id, tenant, limit=2)
+    assert ([event.message for event in page], more) == (["event 2", "event 1"], True)
+
+
+def test_a_checkpoint_that_no_worker_lived_to_keep_is_missed(connections: Connections, tenant: str) -> None:
+    job = new_job(tenant).model_copy(update={"schedule": Schedule(max_attempts=1)})
+    connections.jobs.submit(job)
+    connections.jobs.claim(job.id, "worker")
+    connections.jobs.request_cancel(job.id, keep_checkpoint=True)
+    connections.jobs.reap(job.id, time.time() + 1000)
+    assert connections.jobs.get(job.id).status is JobStatus.CANCELLED
+    warning, end = connections.jobs.events(job.id, tenant)[-2:]
+    assert (warning.level, warning.data) == ("warn", {"code": "worker_lost"})
+    assert warning.message == "no checkpoint was kept: the worker was lost in each of 1 attempts"
+    assert end.message == "the job is cancelled"
 
 
 # -- running one job -------------------------------------------------------------------------
@@ -263,7 +370,10 @@ def test_cancellation_reaches_a_running_handler(
     assert run(connections, settings.jobs, tenant, stubborn).status is JobStatus.CANCELLED
 
 
-@pytest.mark.parametrize("away", [redis.ConnectionError, redis.TimeoutError])
+@pytest.mark.parametrize(
+    "away",
+    [redis.ConnectionError, redis.TimeoutError, redis.exceptions.OutOfMemoryError, redis.ResponseError],
+)
 @pytest.mark.parametrize(
     ("write", "error", "status", "attempt"),
     [("finish", None, JobStatus.SUCCEEDED, 1), ("release", Interrupted, JobStatus.QUEUED, 0)],
@@ -299,6 +409,90 @@ def test_how_a_job_ended_waits_for_redis_as_long_as_the_lease_lasts(
     job = run(connections, settings.jobs, tenant, work)
     assert (job.status, job.attempt, tries) == (status, attempt, 2)
     assert job.result == ({} if error else {"rows": 3})
+
+
+def test_a_redis_that_refuses_for_a_moment_costs_a_job_nothing(
+    connections: Connections, settings: Settings, tenant: str
+) -> None:
+    """Neither what it says meanwhile, nor its result, nor an attempt."""
+    over = threading.Timer(0.7, lambda: connections.redis.config_set("min-replicas-to-write", 0))
+
+    def work(running: RunningJob) -> dict[str, Any]:
+        running.event("before")
+        connections.redis.config_set("min-replicas-to-write", 1)
+        over.start()
+        running.event("meanwhile", level="warn", data={"code": "x"})
+        running.event("meanwhile, again")
+        running.progress(step=1)
+        return {"rows": 3}
+
+    try:
+        job = run(connections, settings.jobs, tenant, work)
+    finally:
+        over.join()
+    assert (job.status, job.attempt, job.result) == (JobStatus.SUCCEEDED, 1, {"rows": 3})
+    events = connections.jobs.events(job.id, tenant)
+    assert [event.message for event in events[1:]] == [
+        "before",
+        "meanwhile",
+        "meanwhile, again",
+        "the job has succeeded",
+    ]
+    assert (events[2].level, events[2].data) == ("warn", {"code": "x"})
+
+
+def test_what_a_job_has_said_is_sent_as_soon_as_redis_takes_it(connections: Connections, tenant: str) -> None:
+    job = new_job(tenant)
+    connections.jobs.submit(job)
+    running = RunningJob(connections.jobs, connections.jobs.claim(job.id, "worker"), "worker")
+    with refusing(connections):
+        running.event("one")
+        running.event("two")
+        running.renew()
+        with pytest.raises(redis.RedisError):
+            running.send_events()
+    running.event("three")
+    assert len(connections.jobs.events(job.id, tenant)) == 1, "in order"
+    running.renew()
+    said = [event.message for event in connections.jobs.events(job.id, tenant)]
+    assert said[1:] == ["one", "two", "three"]
+    connections.jobs.reap(job.id, time.time() + 1000)
+    running.renew()
+    running.event("four")
+    assert "four" not in [event.message for event in connections.jobs.events(job.id, tenant)]
+
+
+@pytest.mark.parametrize("error", [redis.ConnectionError, redis.exceptions.OutOfMemoryError])
+def test_a_job_whose_own_redis_commands_fail_is_tried_again(
+    connections: Connections, settings: Settings, tenant: str, error: type[Exception]
+) -> None:
+    def fail(_: RunningJob) -> dict[str, Any]:
+        raise error("command not allowed")
+
+    again = run(connections, settings.jobs, tenant, fail)
+    assert (again.status, again.attempt, again.error) == (JobStatus.QUEUED, 1, None)
+    last = settings.jobs.model_copy(update={"max_attempts": 1})
+    failed = run(connections, last, tenant, fail)
+    assert failed.status is JobStatus.FAILED
+    assert failed.error is not None
+    assert failed.error.code == "job_store_unavailable"
+    assert "memory and disk" in failed.error.message
+
+
+def test_a_cancelled_job_that_fails_says_that_no_checkpoint_was_kept(
+    connections: Connections, settings: Settings, tenant: str
+) -> None:
+    def fail(running: RunningJob) -> dict[str, Any]:
+        connections.jobs.request_cancel(running.job.id, keep_checkpoint=True)
+        running.renew()
+        raise Unavailable("no S3", code="storage_unavailable")
+
+    job = run(connections, settings.jobs.model_copy(update={"max_attempts": 1}), tenant, fail)
+    assert job.status is JobStatus.CANCELLED
+    warning, end = connections.jobs.events(job.id, tenant)[-2:]
+    assert (warning.level, warning.message) == ("warn", "no checkpoint was kept: no S3")
+    assert warning.data == {"code": "storage_unavailable"}
+    assert end.message == "the job is cancelled"
 
 
 def test_a_lease_is_over_when_its_time_is_though_redis_says_nothing(

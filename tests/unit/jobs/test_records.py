@@ -23,12 +23,13 @@ def code(change: Any) -> str:
     return refused.value.code
 
 
-def test_a_queued_job_is_paused_at_once_and_resumed_at_the_end() -> None:
+def test_a_queued_job_is_paused_at_once_and_resumed_without_its_turn() -> None:
     paused = job(queued_at=1.0, keeps_turn=True, retry_at=99.0).pausing()
     assert (paused.status, paused.keeps_turn, paused.retry_at) == (JobStatus.PAUSED, False, None)
     assert not paused.waits(100.0)
     resumed = paused.resumed(100.0)
     assert (resumed.status, resumed.queued_at, resumed.waits(100.0)) == (JobStatus.QUEUED, 100.0, True)
+    assert not resumed.keeps_turn
 
 
 @pytest.mark.parametrize("counted", [True, False])
@@ -79,6 +80,13 @@ def test_keeping_a_checkpoint_takes_a_worker_if_there_may_be_one() -> None:
         assert asked.waits(14.0), "at any hour"
         assert asked.cancellation_requested(15.0).status is JobStatus.CANCELLED, "and given up"
     assert begun.pausing().cancellation_requested(13.0).status is JobStatus.CANCELLED
+
+
+def test_keeping_a_checkpoint_waits_for_what_was_away() -> None:
+    asked = running().cancellation_requested(11.0, keep_checkpoint=True)
+    back = asked.released(12.0, retry_at=22.0)
+    assert not back.waits(21.9), "it would use up its attempts within moments"
+    assert back.waits(22.0)
 
 
 def test_a_jobs_own_limit_of_attempts_goes_before_the_sites() -> None:

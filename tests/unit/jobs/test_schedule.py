@@ -34,6 +34,14 @@ def job(name: str = "a", tenant: str = "t", **changes: Any) -> Job:
 NIGHT = window("20:00", "06:00")
 
 
+def test_a_resumed_job_goes_by_its_age_within_its_tenant() -> None:
+    older = job("older", created_at=1.0).pausing().resumed(99.0)
+    newer = job("newer", created_at=2.0)
+    other = job("other", tenant="u", created_at=3.0)
+    line = in_order([newer, older, other], [], {"t": 50.0})
+    assert [one.id for one in line] == ["other", "older", "newer"]
+
+
 @pytest.mark.parametrize(
     ("moment", "opening", "is_open"),
     [
@@ -91,7 +99,8 @@ def test_hours_that_make_no_sense_are_refused(bad: dict[str, str]) -> None:
         ({"schedule": Schedule(not_before=50.0)}, 100.0),
         ({"schedule": Schedule(not_before=5000.0)}, 5000.0),
         ({"retry_at": 300.0}, 300.0),
-        ({"retry_at": 300.0, "cancel_requested": True}, 100.0),
+        ({"retry_at": 300.0, "cancel_requested": True}, 300.0),
+        ({"schedule": Schedule(not_before=5000.0), "cancel_requested": True}, 100.0),
     ],
 )
 def test_when_a_job_is_due(changes: dict[str, Any], due: float) -> None:

@@ -1,18 +1,20 @@
 """``/v1/files`` in OpenAI's shape."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
-from fastapi import APIRouter, File, Form, Response, UploadFile
+from fastapi import APIRouter, File, Form, Query, Response, UploadFile
 from pydantic import BaseModel
 
 from narrowcast.datasets import DatasetManifest
 from narrowcast.errors import NotFound
-from narrowcast_gateway.deps import ServicesDep, TenantDep
+from narrowcast_gateway.deps import AfterQuery, ServicesDep, TenantDep
 from narrowcast_gateway.schemas import Deleted, Page
 from narrowcast_gateway.training.results import ResultFile
 
 router = APIRouter(prefix="/files", tags=["files"])
 Purpose = Literal["fine-tune", "fine-tune-results"]
+_MOST_FILES: Final = 10_000
+"""OpenAI's."""
 
 
 class FileObject(BaseModel):
@@ -61,14 +63,29 @@ def create_file(
 
 
 @router.get("")
-def list_files(services: ServicesDep, tenant: TenantDep, purpose: Purpose | None = None) -> Page[FileObject]:
-    """List the tenant's files, newest first: those uploaded and the results of trainings, or one kind."""
+def list_files(
+    services: ServicesDep,
+    tenant: TenantDep,
+    purpose: Purpose | None = None,
+    after: AfterQuery = None,
+    limit: Annotated[
+        int, Query(ge=1, le=_MOST_FILES, description="How many to return at most.")
+    ] = _MOST_FILES,
+    order: Annotated[Literal["asc", "desc"], Query(description="By time: oldest or newest first.")] = "desc",
+) -> Page[FileObject]:
+    """List the tenant's files: those uploaded and the results of trainings, or one kind."""
     found: list[FileObject] = []
     if purpose != "fine-tune-results":
         found += [FileObject.of(manifest) for manifest in services.files.listing(tenant)]
     if purpose != "fine-tune":
         found += [FileObject.of_result(result) for result in services.result_files.listing(tenant)]
-    return Page(data=sorted(found, key=lambda file: file.created_at, reverse=True))
+    found.sort(key=lambda file: (file.created_at, file.id), reverse=order == "desc")
+    if after is not None:
+        place = next((place for place, file in enumerate(found) if file.id == after), None)
+        if place is None:
+            raise NotFound("no such file", param="after")
+        found = found[place + 1 :]
+    return Page(data=found[:limit], has_more=len(found) > limit)
 
 
 @router.get("/{file_id}")

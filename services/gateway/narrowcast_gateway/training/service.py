@@ -1,6 +1,6 @@
 """Accepts training jobs: everything that can be refused early is refused here."""
 
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 from pydantic import ValidationError
 
@@ -137,7 +137,13 @@ class Training:
             NotFound: the tenant has no such job, or the job no checkpoint ``after``.
         """
         self.get(tenant, job_id)
-        return _page(list(complete_checkpoints(self._models, tenant, job_id)), after, limit, "checkpoint")
+        found = list(complete_checkpoints(self._models, tenant, job_id))
+        if after is not None:
+            places = [place for place, one in enumerate(found) if one.id == after]
+            if not places:
+                raise NotFound("no such checkpoint", param="after")
+            found = found[places[0] + 1 :]
+        return found[:limit], len(found) > limit
 
     def events(self, tenant: str, job_id: str, after: str | None, limit: int) -> tuple[list[JobEvent], bool]:
         """Return events, newest first as OpenAI does, and whether more follow.
@@ -146,7 +152,7 @@ class Training:
             NotFound: the tenant has no such job, or the job no event ``after``.
         """
         self.get(tenant, job_id)
-        return _page(self._jobs.events(job_id, tenant)[::-1], after, limit, "event")
+        return self._jobs.events_page(job_id, tenant, after=after, limit=limit)
 
     def check(self, hyperparameters: dict[str, Any], served: Served = UNKNOWN) -> Hyperparameters:
         """Return the hyper-parameters with defaults filled in.
@@ -197,15 +203,3 @@ class Training:
         if not manifest.rows.get("train"):
             raise InvalidInput("the dataset has no training rows", code="empty_training_file", param=param)
         return manifest
-
-
-Listed = TypeVar("Listed", JobEvent, CheckpointManifest)
-
-
-def _page(all_: list[Listed], after: str | None, limit: int, noun: str) -> tuple[list[Listed], bool]:
-    if after is not None:
-        places = [place for place, one in enumerate(all_) if one.id == after]
-        if not places:
-            raise NotFound(f"no such {noun}", param="after")
-        all_ = all_[places[0] + 1 :]
-    return all_[:limit], len(all_) > limit

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import json
-import re
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from typing import Any, Final
@@ -17,7 +16,7 @@ from narrowcast import logs
 from narrowcast.errors import InvalidInput, NarrowcastError, Unavailable
 from narrowcast.jobs.records import Job, JobEvent, JobKind
 from narrowcast.jobs.store import JobStore
-from narrowcast.jobs.writing import event_of, events_key, record_key
+from narrowcast.jobs.writing import event_of, event_place, events_key, record_key
 from narrowcast.settings import RedisSettings
 from narrowcast_gateway.errors import error_body, status_of
 from narrowcast_gateway.training.schemas import FineTuningEvent
@@ -29,24 +28,30 @@ _CONNECT_TIMEOUT_S: Final = 5.0
 _ASK_AGAIN_S: Final = 1.0
 _AT_ONCE: Final = 200
 _START: Final = "0-0"
-_IDS_END: Final = 2**64
-_EVENT_ID: Final = re.compile(r"^[0-9]{1,20}-[0-9]{1,20}\Z")
+_MOST_OPEN: Final = 400
+"""In one process, of all tenants; each takes two file descriptors, and a process often has but 1024."""
+_SPARE_CONNECTIONS: Final = 100
+"""For streams that were let in at the same moment, and for those that are just being closed."""
 
 
 class EventStreams:
     """Open streams of one gateway process. Each holds one connection to Redis and waits on it."""
 
     def __init__(self, settings: RedisSettings, jobs: JobStore, most_per_tenant: int) -> None:
+        self._most = max(_MOST_OPEN, most_per_tenant)
         # Made here, connected at the first use: in the event loop that serves the stream.
         self._redis: Any = redis.asyncio.Redis.from_url(
             settings.dsn,
             decode_responses=True,
+            # Without one more for each stream a stream would be silent: redis-py's own limit is 100.
+            max_connections=self._most + _SPARE_CONNECTIONS,
             socket_timeout=_HEARTBEAT_S + _CONNECT_TIMEOUT_S,
             socket_connect_timeout=_CONNECT_TIMEOUT_S,
         )
         self._jobs = jobs
         self._most_per_tenant = most_per_tenant
         self._open: Counter[str] = Counter()
+        self._all_open = 0
 
     async def aclose(self) -> None:
         """Close the connections."""
@@ -66,20 +71,24 @@ class EventStreams:
             Unavailable: ``too_many_streams``.
         """
         self._jobs.get(job_id, tenant=tenant, kind=JobKind.TRAINING)
-        if after is not None and not (_EVENT_ID.match(after) and max(_place(after)) < _IDS_END):
+        if after is not None and event_place(after) is None:
             raise InvalidInput("not an event's id", code="invalid_parameter", param="after")
         if self._open[tenant] >= self._most_per_tenant:
             raise Unavailable(
                 f"{self._most_per_tenant} event streams are open already", code="too_many_streams"
             )
+        if self._all_open >= self._most:
+            raise Unavailable("the gateway has too many event streams open", code="too_many_streams")
         return _Response(self._lines(tenant, job_id, after or _START), self._counted(tenant))
 
     @contextlib.contextmanager
     def _counted(self, tenant: str) -> Iterator[None]:
         self._open[tenant] += 1
+        self._all_open += 1
         try:
             yield
         finally:
+            self._all_open -= 1
             self._open[tenant] -= 1
             if not self._open[tenant]:
                 del self._open[tenant]
@@ -109,7 +118,7 @@ class EventStreams:
                 # Asked first: what is there once a job has ended is all there will be.
                 ended = Job.model_validate_json(raw).status.terminal
                 events = await self._read(job_id, last, wait=not ended)
-            except (redis.ConnectionError, redis.TimeoutError):
+            except redis.RedisError:
                 yield None
                 await asyncio.sleep(_ASK_AGAIN_S)
                 continue
@@ -120,8 +129,9 @@ class EventStreams:
                 if ended:
                     return
                 yield None
+        seen = event_place(last)
         for event in await to_thread.run_sync(self._jobs.events, job_id, tenant):
-            if _place(event.id) > _place(last):
+            if (place := event_place(event.id)) and seen and place > seen:
                 yield event
 
     async def _read(self, job_id: str, last: str, *, wait: bool) -> list[JobEvent]:
@@ -142,7 +152,3 @@ class _Response(StreamingResponse):
         # Counted from here on, so that an answer that is never sent is never counted.
         with self._counted:
             await super().__call__(scope, receive, send)
-
-
-def _place(event_id: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in event_id.split("-"))
