@@ -27,7 +27,7 @@ _UNSUPPORTED = {
     "alora_invocation_tokens": "activated LoRA",
     "layer_replication": "replication of layers",
 }
-"""Settings of PEFT's that vLLM 0.32 refuses where they are set to anything (its PEFTHelper, model manager)."""
+"""Settings of PEFT's that vLLM 0.32 refuses where they are set to anything (its ``PEFTHelper``)."""
 _SERVABLE_INITS = {True, False, "gaussian", "eva"}
 _SAMPLES_PER_SHARD = 16
 _SAMPLE_BYTES = 64 * 1024

@@ -106,6 +106,16 @@ def read_file(bucket: Bucket, prefix: str, manifest: Manifest, name: str) -> byt
     return data
 
 
+def discard(bucket: Bucket, prefix: str) -> None:
+    """Delete an artifact, or what there is of one: its manifest first, so that nobody finds half of it.
+
+    Raises:
+        Unavailable: something is left; trying again is safe.
+    """
+    bucket.delete(prefix + MANIFEST)
+    bucket.delete_prefix(prefix)
+
+
 def fetch(bucket: Bucket, prefix: str, manifest: Manifest, destination: Path) -> None:
     """Download and verify every file into ``destination``, which appears whole or not at all.
 

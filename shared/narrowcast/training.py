@@ -26,7 +26,7 @@ class Hyperparameters(BaseModel):
     batch_size: int = Field(8, ge=1, le=512)
     """Rows per optimizer step; the trainer splits it into micro-batches that fit."""
     micro_batch: int | None = Field(None, ge=1, le=512)
-    """Rows that go through the model at once, at most; left out, as many as the trainer's memory is set for."""
+    """Rows that go through the model at once, at most; left out, as many as the trainer is set to take."""
     learning_rate_multiplier: float = Field(1.0, gt=0, le=100)
     """Multiplies ``learning_rate``."""
     learning_rate: float = Field(2e-4, gt=0, lt=1)

@@ -148,7 +148,7 @@ def tokenize(
 
 
 def _refuse_what_is_not_the_answer(tokenizer: Any, row: Row) -> None:
-    """Refuse a template that has more in an answered chat than prompt and answer, such as a block of thoughts."""
+    """Refuse a template that has more in an answered chat than prompt and answer: a block of thoughts."""
     answer = completion_messages(row.output)
     prompt = prompt_messages(row.instruction, row.input)
     asked, whole = (

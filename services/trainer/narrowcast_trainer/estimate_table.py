@@ -74,15 +74,15 @@ itself, and takes that much less.
 `POST /v1/fine_tuning/estimates` with a `training_file` measures: the served base's own tokenizer counts some
 of the file's rows, and those with most letters (`measured_rows` in the answer). Their mean gives the minutes,
 the longest one the memory. Where the server does not answer, and on the command line without
-`--tokens-per-row`, every row is taken for the longest that may be, and both are upper bounds: memory is that of the
-largest forward pass that rows of any length up to `max_length` can make (`micro_batch` rows of `longest_row` tokens
-in the answer).
+`--tokens-per-row`, every row is taken for the longest that may be, and both are upper bounds: memory is that
+of the largest forward pass that rows of any length up to `max_length` can make (`micro_batch` rows of
+`longest_row` tokens in the answer).
 
 ## What to change
 
-`changes` are settings of a job with which it fits, worked out anew with each: of shorter rows the trainer puts more
-through the model at once, so a smaller `max_length` seldom helps without a smaller `micro_batch`, which is a
-hyper-parameter for just that. It changes nothing of what is learnt.
+`changes` are settings of a job with which it fits, worked out anew with each: of shorter rows the trainer
+puts more through the model at once, so a smaller `max_length` seldom helps without a smaller `micro_batch`,
+which is a hyper-parameter for just that. It changes nothing of what is learnt.
 
 ## How it corrects itself
 
