@@ -21,7 +21,7 @@ from narrowcast.settings import StorageSettings
 from narrowcast.storage import Storage
 from narrowcast.training import Hyperparameters, TrainingSpec
 from narrowcast_local.stack import servers
-from narrowcast_trainer.child import TrainingChild, training_environment
+from narrowcast_trainer.child import JobProcess, training_environment
 from narrowcast_trainer.engines.precision import capability
 from narrowcast_trainer.protocol import Completed, Failed, Measured, Note, TrainingOrder
 from narrowcast_trainer.settings import TrainingSettings
@@ -73,7 +73,7 @@ class Bench:
         )
         began = ended = 0.0
         first = step = 0
-        with TrainingChild(order, _threads()) as child:
+        with JobProcess(order, _threads()) as child:
             while child.exit_status() is None or not child.silent:
                 for event in child.events(0.2):
                     if isinstance(event, Note) and "total_steps" in event.data:

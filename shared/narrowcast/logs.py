@@ -16,8 +16,6 @@ from structlog.types import EventDict, ExcInfo, WrappedLogger
 
 from narrowcast.errors import NarrowcastError
 
-bind = structlog.contextvars.bind_contextvars
-unbind = structlog.contextvars.unbind_contextvars
 bound = structlog.contextvars.bound_contextvars
 
 

@@ -12,7 +12,6 @@ import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import BinaryIO
 
 import urllib3
@@ -140,16 +139,6 @@ class Bucket:
             finally:
                 response.close()
                 response.release_conn()
-
-    def download(self, key: str, path: Path) -> None:
-        """Write the object to ``path``.
-
-        Raises:
-            NotFound: there is no such object.
-        """
-        with path.open("wb") as file:
-            for chunk in self.stream(key):
-                file.write(chunk)
 
     def exists(self, key: str) -> bool:
         """Whether there is such an object."""

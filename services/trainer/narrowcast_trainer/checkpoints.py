@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 from narrowcast import logs
 from narrowcast.adapters import checkpoint_prefix
-from narrowcast.artifacts import CorruptArtifact, fetch, publish, read_manifest
+from narrowcast.artifacts import CorruptArtifact, discard, fetch, publish, read_manifest
 from narrowcast.checkpoints import CheckpointManifest, checkpoint_steps, complete_checkpoints
 from narrowcast.errors import NotFound
 from narrowcast.storage import Bucket
@@ -59,7 +59,7 @@ class Checkpoints:
         kept = {one.step for one in islice(complete, self._keep)}
         for lying in checkpoint_steps(self._bucket, self._tenant, self._job_id):
             if lying not in kept:  # older, or half of one that could not be saved
-                self._bucket.delete_prefix(self._prefix(lying))
+                discard(self._bucket, self._prefix(lying))
 
     def fetch_newest(self, folder: Path) -> Resumable | None:
         """Download the newest checkpoint that is whole into ``folder``; None if there is none."""
@@ -72,7 +72,7 @@ class Checkpoints:
             except (NotFound, CorruptArtifact):
                 _log.warning("checkpoint_skipped", step=step, exc_info=True)
                 # Or it would be taken for a newer one than those that are saved from now on.
-                self._bucket.delete_prefix(self._prefix(step))
+                discard(self._bucket, self._prefix(step))
                 continue
             return Resumable(folder=folder, step=step, seconds=manifest.seconds)
         return None

@@ -26,7 +26,7 @@ _EXCEPTION_LINE = re.compile(rb"^([A-Za-z_][\w.]*(?:Error|Exception|Exit|Interru
 _OURS = "narrowcast"
 
 
-class TrainingChild:
+class JobProcess:
     """A context manager: on leaving it, the process and everything it started is dead."""
 
     def __init__(self, order: Order, threads: int) -> None:
@@ -128,7 +128,7 @@ class TrainingChild:
         except ValueError:
             return
         if isinstance(record, dict) and str(record.get("logger", "")).startswith(_OURS):
-            fields = {f"training_{key}": value for key, value in record.items() if key not in _LOG_FIELDS}
+            fields = {f"process_{key}": value for key, value in record.items() if key not in _LOG_FIELDS}
             level = logging.getLevelNamesMapping().get(str(record.get("level", "")).upper(), logging.INFO)
             _log.log(level, str(record.get("event")), **fields)
 
@@ -157,7 +157,7 @@ def _parsed(line: bytes) -> Event | None:
         return EVENT.validate_json(line)
     except ValidationError:
         # Not quoted: nothing but our own reporter writes there, so whatever this is, it is not ours.
-        _log.warning("training_event_not_understood", size=len(line))
+        _log.warning("process_event_not_understood", size=len(line))
         return None
 
 

@@ -12,12 +12,11 @@ from contextlib import contextmanager, suppress
 from enum import Enum, auto
 from typing import Final
 
-import redis
 import urllib3
 
 from narrowcast import logs
 from narrowcast.errors import JobFailed, NarrowcastError, Unavailable
-from narrowcast.jobs.running import Interrupted, RunningJob
+from narrowcast.jobs.running import RunningJob
 from narrowcast_trainer.settings import TrainingSettings
 
 _POLL_S: Final = 1.0
@@ -121,7 +120,6 @@ class GpuShare:
 def gpu_to_ourselves(
     running: RunningJob,
     settings: TrainingSettings,
-    should_stop: Callable[[], bool],
     beat: Callable[[], None],
     *,
     although_cancelled: bool = False,
@@ -133,7 +131,6 @@ def gpu_to_ourselves(
     Args:
         running: the job that needs the GPU.
         settings: name the servers.
-        should_stop: whether to give up waiting for now.
         beat: called while it waits.
         although_cancelled: wait all the same, to keep what the cancelled job has made.
 
@@ -148,7 +145,7 @@ def gpu_to_ourselves(
     if not leases:
         yield
         return
-    waiting = _Waiting(running, settings.gpu_lease_patience_s, should_stop, beat, although_cancelled)
+    waiting = _Waiting(running, settings.gpu_lease_patience_s, beat, although_cancelled)
     try:
         asleep = [waiting.take(lease, leases[:index]) for index, lease in enumerate(leases)]
         running.event("serving pauses while this job trains: they share a GPU")
@@ -164,25 +161,18 @@ def gpu_to_ourselves(
         for lease in leases:
             lease.release()
         if not running.lost.is_set():
-            with suppress(redis.RedisError):
-                running.event("serving may go on")
+            running.event("serving may go on")
 
 
 class _Waiting:
     """Waits for leases in the course of one job."""
 
     def __init__(
-        self,
-        running: RunningJob,
-        patience_s: float,
-        should_stop: Callable[[], bool],
-        beat: Callable[[], None],
-        although_cancelled: bool,
+        self, running: RunningJob, patience_s: float, beat: Callable[[], None], although_cancelled: bool
     ) -> None:
         self._although_cancelled = although_cancelled
         self._running = running
         self._patience_s = patience_s
-        self._should_stop = should_stop
         self._beat = beat
         self._said: set[str] = set()
 
@@ -203,8 +193,6 @@ class _Waiting:
             for other in held:
                 other.hold()
             self._running.check(although_cancelled=self._although_cancelled)
-            if self._should_stop():
-                raise Interrupted
             self._beat()
             time.sleep(_POLL_S)
         return True

@@ -3,12 +3,9 @@
 import os
 import signal
 import time
-from collections import deque
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
-from typing import Any
 
-import redis
 from pydantic import JsonValue
 
 from narrowcast import logs
@@ -17,10 +14,9 @@ from narrowcast.jobs.records import LeaseLost
 from narrowcast.jobs.running import Cancelled, Interrupted, RunningJob
 from narrowcast.training import TrainingMetrics
 from narrowcast_trainer import metrics
-from narrowcast_trainer.child import TrainingChild
+from narrowcast_trainer.child import JobProcess
 from narrowcast_trainer.memory import out_of_memory_kills
 from narrowcast_trainer.protocol import (
-    OUT_OF_MEMORY,
     Advanced,
     Completed,
     Event,
@@ -35,6 +31,8 @@ from narrowcast_trainer.protocol import (
 
 _log = logs.get(__name__)
 _POLL_S = 0.2
+_MOST_STEPS_TOLD = 5000
+"""Of a job, in events: the store keeps a job's newest 20,000."""
 _DRAIN_S = 5.0
 """How long a dead process's pipes are read: something it started may hold them open."""
 
@@ -44,37 +42,31 @@ class ProcessCrashed(Unavailable):
 
 
 class OutOfMemory(JobFailed):
-    """The training needs more memory than there is."""
+    """The job needs more memory than there is."""
 
     code = "out_of_memory"
 
-    def __init__(self, rows_at_once: int) -> None:
-        super().__init__(OUT_OF_MEMORY)
+    def __init__(self, message: str, rows_at_once: int) -> None:
+        super().__init__(message)
         self.rows_at_once = rows_at_once
         """In one forward pass; 0 if it did not come to that."""
 
 
 class Supervision:
-    """Watches one training process for one job.
+    """Watches one process of one job.
 
-    Stop order: SIGTERM ends the training after its step and leaves a checkpoint, SIGINT ends
+    Stop order: SIGTERM ends a training after its step and leaves a checkpoint, SIGINT ends
     it and leaves nothing; what still runs after ``stop_grace_s`` is killed, as is at once a
     training whose lease is lost, because its successor may have started.
     """
 
-    def __init__(
-        self,
-        running: RunningJob,
-        order: Order,
-        should_stop: Callable[[], bool],
-        beat: Callable[[], None],
-    ) -> None:
+    def __init__(self, running: RunningJob, order: Order, beat: Callable[[], None]) -> None:
         self._running = running
         self._order = order
-        self._should_stop = should_stop
         self._beat = beat
         self._uncancellable = isinstance(order, TrainingOrder) and order.task == "publish_checkpoint"
-        self._unsent: deque[dict[str, Any]] = deque()
+        self._told: tuple[int | None, int] = (None, 0)
+        """Trial and step of the newest event with a step's metrics."""
         self._outcome: Completed | Stopped | Failed | None = None
         self._rows_at_once = 0
         self._stopping: type[Exception] | None = None
@@ -93,18 +85,16 @@ class Supervision:
         kills_before = out_of_memory_kills()
         threads = _threads(self._order.settings.threads)
         shown = metrics.training() if isinstance(self._order, TrainingOrder) else nullcontext()
-        with shown, TrainingChild(self._order, threads) as child:
+        with shown, JobProcess(self._order, threads) as child:
             _log.info(f"{self._order.work}_process_started", pid=child.pid)
             while (status := child.exit_status()) is None:
                 for event in child.events(_POLL_S):
                     self._take(event)
                 self._stop_if_due(child)
-                self._send()
             drain_until = time.monotonic() + _DRAIN_S
             while not child.silent and time.monotonic() < drain_until:
                 for event in child.events(_POLL_S):
                     self._take(event)
-            self._send()
             _log.info(f"{self._order.work}_process_ended", exit_status=status, exception=child.last_exception)
             return self._conclude(status, child.last_exception, out_of_memory_kills() > kills_before)
 
@@ -112,7 +102,7 @@ class Supervision:
         self._beat()
         metrics.show(event)
         if isinstance(event, Note):
-            self._unsent.append({"message": event.message, "level": event.level, "data": event.data})
+            self._running.event(event.message, level=event.level, data=event.data)
         elif isinstance(event, Advanced):
             with suppress(Cancelled, Interrupted, LeaseLost):  # seen again, and acted on, by _stop_if_due
                 self._running.progress(step=event.step)
@@ -130,24 +120,27 @@ class Supervision:
         trial = "" if measured.trial is None else f"trial {measured.trial}: "
         place = f"{trial}step {measured.step}/{measured.total_steps}"
         message = f"{place}: {name}={loss:.4f}" if loss is not None else ""
-        self._unsent.append({"message": message, "type": "metrics", "data": data})
+        if self._worth_an_event(measured):
+            self._running.event(message, type="metrics", data=data)
         if self._stopping is None and measured.train_loss is not None:
             try:
                 self._running.progress(**data, at=time.time())
             except (Cancelled, Interrupted, LeaseLost):
                 return  # seen again, and acted on, by _stop_if_due
 
-    def _send(self) -> None:
-        # Redis may be away for less than a lease lasts; the training goes on meanwhile, and
-        # what it said is sent afterwards.
-        while self._unsent and not self._running.is_lost():
-            try:
-                self._running.event(**self._unsent[0])
-            except redis.RedisError:
-                return
-            self._unsent.popleft()
+    def _worth_an_event(self, measured: TrainingMetrics) -> bool:
+        """Whether to tell of a step: not of each in a long training, whose beginning would be forgotten."""
+        if measured.train_loss is None or measured.step >= measured.total_steps:
+            return True
+        trials = self._order.spec.hyperparameters.n_trials if isinstance(self._order, TrainingOrder) else 1
+        trial, step = self._told
+        every = measured.total_steps * trials / _MOST_STEPS_TOLD
+        if measured.trial == trial and 0 < measured.step - step < every:
+            return False
+        self._told = (measured.trial, measured.step)
+        return True
 
-    def _stop_if_due(self, child: TrainingChild) -> None:
+    def _stop_if_due(self, child: JobProcess) -> None:
         if self._running.is_lost():
             if self._stopping is not LeaseLost:
                 self._stopping = LeaseLost
@@ -156,21 +149,23 @@ class Supervision:
             if self._stopping is not Cancelled:
                 keep = self._running.job.keep_checkpoint
                 self._request(child, signal.SIGTERM if keep else signal.SIGINT, Cancelled)
-        elif self._stopping is None and self._should_stop():
+        elif self._stopping is None and self._running.should_stop():
             self._request(child, signal.SIGTERM, Interrupted)
         if time.monotonic() >= self._kill_at:
-            _log.warning("training_process_killed", after_s=self._order.settings.stop_grace_s)
+            after_s = self._order.settings.stop_grace_s
+            _log.warning(f"{self._order.work}_process_killed", after_s=after_s)
             self._kill_at = float("inf")
             child.signal(signal.SIGKILL)
 
-    def _request(self, child: TrainingChild, number: signal.Signals, why: type[Exception]) -> None:
-        _log.info("training_stop_requested", reason=why.__name__)
+    def _request(self, child: JobProcess, number: signal.Signals, why: type[Exception]) -> None:
+        _log.info(f"{self._order.work}_stop_requested", reason=why.__name__)
         self._stopping = why
         self._kill_at = min(self._kill_at, time.monotonic() + self._order.settings.stop_grace_s)
         child.signal(number)
 
     def _conclude(self, status: int, exception: str | None, kernel_killed: bool) -> dict[str, JsonValue]:
-        if self._stopping is LeaseLost:
+        # By the clock, too: this worker may have stood still for longer than its lease lasts.
+        if self._stopping is LeaseLost or self._running.is_lost():
             raise LeaseLost(f"job {self._order.job_id} is not run by this worker any more")
         if self._stopping is Cancelled:
             # Done before it heard of it: what it has published is what was to be kept, or more.
@@ -181,13 +176,12 @@ class Supervision:
             return self._outcome.result
         if isinstance(self._outcome, Failed):
             if self._outcome.code == OutOfMemory.code:
-                raise OutOfMemory(self._rows_at_once)
-            kind = Unavailable if self._outcome.retry else JobFailed
-            raise kind(self._outcome.message, code=self._outcome.code, param=self._outcome.param)
+                raise OutOfMemory(self._outcome.message, self._rows_at_once)
+            raise self._outcome.as_error()
         if self._stopping is Interrupted or isinstance(self._outcome, Stopped):
             raise Interrupted
         if status == -signal.SIGKILL and kernel_killed:
-            raise OutOfMemory(self._rows_at_once)
+            raise OutOfMemory(self._order.out_of_memory, self._rows_at_once)
         work = self._order.work
         raise ProcessCrashed(_how_it_ended(work, status, exception), code=f"{work}_crashed")
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, Field, JsonValue, TypeAdapter, field_serializer
 
+from narrowcast.errors import JobFailed, NarrowcastError, Unavailable
 from narrowcast.settings import StorageSettings
 from narrowcast.training import TrainingMetrics, TrainingSpec
 from narrowcast_trainer.settings import TrainingSettings
@@ -25,6 +26,8 @@ class Order(BaseModel):
     """What the process does, in one word, for messages."""
     program: ClassVar[str]
     """The module that does it."""
+    out_of_memory: ClassVar[str] = "the process ran out of memory"
+    """What to say where the kernel has killed it for want of memory, before it could say anything."""
 
     job_id: str
     tenant: str
@@ -52,6 +55,7 @@ class TrainingOrder(Order):
 
     work: ClassVar[str] = "training"
     program: ClassVar[str] = "narrowcast_trainer.run"
+    out_of_memory: ClassVar[str] = OUT_OF_MEMORY
 
     spec: TrainingSpec
     most_rows_at_once: int | None = None
@@ -124,6 +128,11 @@ class Failed(BaseModel):
     param: str | None = None
     retry: bool = False
     """Whether another attempt may help."""
+
+    def as_error(self) -> NarrowcastError:
+        """Return it as what ends the attempt, or the job if no other attempt would help."""
+        kind = Unavailable if self.retry else JobFailed
+        return kind(self.message, code=self.code, param=self.param)
 
 
 Event = Tick | Note | Advanced | Prepared | Measured | Completed | Stopped | Failed

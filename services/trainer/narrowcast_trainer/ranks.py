@@ -20,7 +20,7 @@ from typing import Any, Final, Self
 from pydantic import BaseModel, ValidationError
 
 from narrowcast import logs
-from narrowcast.errors import JobFailed, NarrowcastError, Unavailable
+from narrowcast.errors import JobFailed, NarrowcastError
 from narrowcast.training import EngineName, Hyperparameters
 from narrowcast_trainer.checkpoints import Resumable
 from narrowcast_trainer.data import Example
@@ -169,9 +169,7 @@ class _OtherRanks:
             if time.monotonic() >= deadline:
                 return
             time.sleep(_POLL_S)
-        failed = self._reason(index)
-        kind = Unavailable if failed.retry else JobFailed
-        raise kind(failed.message, code=failed.code, param=failed.param) from error
+        raise self._reason(index).as_error() from error
 
     def _failed(self) -> int | None:
         return next((i for i, process in enumerate(self._processes) if process.poll()), None)

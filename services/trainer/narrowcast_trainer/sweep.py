@@ -15,7 +15,7 @@ from pydantic import BaseModel
 
 from narrowcast.errors import JobFailed, Unavailable
 from narrowcast.sweeps import Trial, best_trial
-from narrowcast.training import Hyperparameters, QuantizationName
+from narrowcast.training import Hyperparameters
 from narrowcast_trainer.card.record import RunRecord
 from narrowcast_trainer.checkpoints import Resumable
 from narrowcast_trainer.engines.base import Engine, Trained, TrainingStopped, TrainingTask
@@ -40,10 +40,12 @@ class SweepState(BaseModel):
     seconds: float = 0.0
     """Of the finished trials."""
     best_metrics: dict[str, float] = {}
-    best_quantization: QuantizationName = "none"
+    best_quantization: str | None = None
     best_record: RunRecord = RunRecord()
     running: dict[str, Any] = {}
     """The values of the trial that runs; empty between two."""
+    most_rows_at_once: int | None = None
+    """In one forward pass, after a trial with more ran out of memory."""
 
 
 def best_so_far(checkpoint: Path) -> Trained | None:
@@ -84,7 +86,6 @@ class Sweep:
         self._state = SweepState()
         self._resume = task.resume
         self._saved_step = 0
-        self._most_rows_at_once = task.most_rows_at_once
 
     def run(self) -> Trained:
         """Run the trials that are left; return the best one's adapter, with all trials.
@@ -128,10 +129,13 @@ class Sweep:
                 error.__traceback__ = None
             if code == _OUT_OF_MEMORY and run.reporter.rows_at_once > 1:
                 self._resume = None
-                self._most_rows_at_once = run.reporter.rows_at_once // 2
+                self._state.most_rows_at_once = run.reporter.rows_at_once // 2
+                # Its checkpoints so far are older than those to come, whose steps are counted from 0 again:
+                # the newest one is resumed, and kept.
+                self._state.step = self._saved_step + 1
                 run.reporter.note(
                     f"out of memory with {run.reporter.rows_at_once} rows at once:"
-                    f" beginning again with {self._most_rows_at_once}",
+                    f" beginning again with {self._state.most_rows_at_once}",
                     warn=True,
                 )
                 continue
@@ -156,7 +160,7 @@ class Sweep:
             reporter=run.reporter,
             run_name=f"{self._task.run_name}-trial-{run.number}",
             save_checkpoint=self._save,
-            most_rows_at_once=self._most_rows_at_once,
+            most_rows_at_once=_least(self._state.most_rows_at_once, self._task.most_rows_at_once),
             hopeless=run.hopeless,
         )
 
@@ -298,6 +302,10 @@ def _failure_of_a_trial(error: Exception) -> str | None:
         # Of another rank memory's end is told by its code.
         return error.code if error.code in {_DIVERGED, _OUT_OF_MEMORY} else None
     return _OUT_OF_MEMORY if is_out_of_memory(error) else None
+
+
+def _least(*limits: int | None) -> int | None:
+    return min((limit for limit in limits if limit is not None), default=None)
 
 
 def _listed(values: dict[str, Any]) -> str:

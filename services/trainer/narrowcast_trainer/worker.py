@@ -1,14 +1,13 @@
 """The GPU worker: one job at a time, a training or an export, each in a process of its own."""
 
 import threading
-from functools import cache
+from collections.abc import Callable
+from functools import cache, partial
 
-import redis
 from celery import Celery, signals
 
 from narrowcast import logs, metrics
 from narrowcast.connections import Connections, connect
-from narrowcast.errors import NarrowcastError
 from narrowcast.estimates.history import EstimateFacts
 from narrowcast.jobs.heartbeat import Heartbeat
 from narrowcast.jobs.one_job import end_after_one_job
@@ -18,7 +17,7 @@ from narrowcast.jobs.records import JobKind
 from narrowcast.jobs.running import RunningJob, run_next_job
 from narrowcast.jobs.worker import create_worker_app, run_worker_app
 from narrowcast_trainer.export.job import export, sweep_exports
-from narrowcast_trainer.job import sweep_checkpoints, train
+from narrowcast_trainer.job import sweep_adapters, sweep_checkpoints, sweep_work_dir, train
 from narrowcast_trainer.node import report_node
 from narrowcast_trainer.observing import observe
 from narrowcast_trainer.settings import TrainerSettings, TrainingSettings
@@ -78,16 +77,22 @@ def create_worker(settings: TrainerSettings) -> Celery:
 
 
 def _background(connections: Connections, settings: TrainingSettings) -> None:
+    jobs, models = connections.jobs, connections.storage.models
+    steps: dict[str, Callable[[], int | None]] = {
+        # Again each time: base models are added, and Redis may have been emptied.
+        "report_node": partial(report_node, EstimateFacts(connections.redis), settings),
+        "sweep_checkpoints": partial(sweep_checkpoints, jobs, models),
+        "sweep_adapters": partial(sweep_adapters, jobs, models, set()),
+        "sweep_exports": partial(sweep_exports, jobs, models),
+        "sweep_work_dir": partial(sweep_work_dir, jobs, settings.work_dir),
+    }
     while True:
-        try:
-            # Again each time: base models are added, and Redis may have been emptied.
-            report_node(EstimateFacts(connections.redis), settings)
-            if swept := sweep_checkpoints(connections.jobs, connections.storage.models):
-                _log.info("checkpoints_swept", jobs=swept)
-            if swept := sweep_exports(connections.jobs, connections.storage.models):
-                _log.info("exports_swept", jobs=swept)
-        except (NarrowcastError, redis.RedisError):
-            _log.warning("background_failed", exc_info=True)
+        for name, step in steps.items():
+            try:
+                if swept := step():
+                    _log.info("swept", step=name, count=swept)
+            except Exception:  # noqa: BLE001 - nobody else does the steps after it, nor the next round
+                _log.warning("background_failed", step=name, exc_info=True)
         threading.Event().wait(_BACKGROUND_S)
 
 

@@ -7,6 +7,7 @@ import pytest
 from narrowcast.artifacts import (
     CorruptArtifact,
     Manifest,
+    discard,
     fetch,
     publish,
     read_file,
@@ -39,6 +40,25 @@ def test_without_a_manifest_there_is_nothing(bucket: Bucket, tenant: str) -> Non
     bucket.put(f"{tenant}/half/a.txt", b"a")
     with pytest.raises(NotFound):
         read_manifest(bucket, f"{tenant}/half/", Manifest)
+
+
+def test_what_could_not_be_discarded_whole_is_nothing_already(
+    bucket: Bucket, tenant: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prefix = f"{tenant}/one/"
+    publish(bucket, prefix, {"a.txt": b"a", "z.txt": b"z"}, Manifest(id="one", tenant=tenant))
+    publish(bucket, f"{tenant}/one-more/", {"a.txt": b"a"}, Manifest(id="one-more", tenant=tenant))
+
+    def fail(_: object) -> int:
+        raise Unavailable("away")
+
+    with monkeypatch.context() as away:
+        away.setattr(bucket, "delete_prefix", fail)
+        with pytest.raises(Unavailable):
+            discard(bucket, prefix)
+    assert list(bucket.keys(prefix)) == [prefix + "a.txt", prefix + "z.txt"]
+    discard(bucket, prefix)
+    assert list(bucket.folders(f"{tenant}/")) == ["one-more"]
 
 
 @pytest.mark.parametrize("damage", ["changed", "missing"])

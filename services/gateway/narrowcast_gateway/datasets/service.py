@@ -1,7 +1,7 @@
 """Datasets in the data bucket. Uploaded files are datasets too, under a ``file-`` id."""
 
 from narrowcast import ids
-from narrowcast.artifacts import publish, read_file, read_manifest
+from narrowcast.artifacts import discard, publish, read_file, read_manifest
 from narrowcast.datasets import DatasetManifest, Row, SplitName, dataset_prefix, from_jsonl, split_file
 from narrowcast.errors import NotFound
 from narrowcast.storage import Bucket
@@ -62,6 +62,4 @@ class Datasets:
             NotFound: the tenant has no such dataset.
         """
         self.get(tenant, dataset_id)
-        prefix = dataset_prefix(tenant, dataset_id)
-        self._bucket.delete(prefix + "manifest.json")
-        self._bucket.delete_prefix(prefix)
+        discard(self._bucket, dataset_prefix(tenant, dataset_id))

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from narrowcast import ids
-from narrowcast.artifacts import MANIFEST, FileEntry, read_manifest
+from narrowcast.artifacts import FileEntry, discard, read_manifest
 from narrowcast.errors import Conflict, NotFound
 from narrowcast.exports import ExportManifest, ExportRequest, ExportSpec, export_prefix
 from narrowcast.jobs.records import Job, JobKind
@@ -83,9 +83,7 @@ class Exports:
         if not self.get(tenant, export_id).status.terminal:
             raise Conflict(f"export {export_id} has not ended; cancel it first", code="export_not_ended")
         prefix = export_prefix(tenant, export_id)
-        # The manifest first: nobody can find half of it. The record last: until then this can be repeated.
-        self._models.delete(prefix + MANIFEST)
-        self._models.delete_prefix(prefix)
+        discard(self._models, prefix)  # the record last: until then this can be repeated
         self._jobs.forget(export_id)
 
     def file(self, tenant: str, export_id: str, name: str) -> StoredFile:

@@ -12,7 +12,7 @@ from pathlib import Path
 from narrowcast import logs
 from narrowcast.errors import NarrowcastError
 from narrowcast.jobs.stopping import die_with
-from narrowcast_trainer.export.order import OUT_OF_MEMORY, ExportOrder
+from narrowcast_trainer.export.order import ExportOrder
 from narrowcast_trainer.export.pulse import Pulse
 from narrowcast_trainer.export.steps import run_export
 from narrowcast_trainer.protocol import Completed, Failed
@@ -51,7 +51,10 @@ def reason_of(error: Exception, work_dir: Path) -> Failed:
     reason = training_reason_of(error, work_dir)
     if isinstance(error, NarrowcastError):
         return reason
-    words = {"disk_full": "the trainer's work_dir is full: free some space", "out_of_memory": OUT_OF_MEMORY}
+    words = {
+        "disk_full": "the trainer's work_dir is full: free some space",
+        "out_of_memory": ExportOrder.out_of_memory,
+    }
     if reason.code in words:
         return reason.model_copy(update={"message": words[reason.code]})
     message = f"the export stopped with {type(error).__name__}"

@@ -6,16 +6,17 @@ from contextlib import contextmanager
 from typing import Any
 
 from narrowcast import logs
-from narrowcast.artifacts import MANIFEST
-from narrowcast.errors import JobFailed, NarrowcastError, NotFound, Unavailable
+from narrowcast.artifacts import MANIFEST, discard
+from narrowcast.errors import NarrowcastError, NotFound, Unavailable
 from narrowcast.exports import ExportSpec, export_prefix
 from narrowcast.jobs.heartbeat import Heartbeat
 from narrowcast.jobs.records import JobStatus, LeaseLost
 from narrowcast.jobs.running import Cancelled, RunningJob
 from narrowcast.jobs.store import JobStore
 from narrowcast.storage import Bucket
-from narrowcast_trainer.export.order import OUT_OF_MEMORY, ExportOrder
-from narrowcast_trainer.process import OutOfMemory, Supervision
+from narrowcast_trainer.export.order import ExportOrder
+from narrowcast_trainer.job import sweep
+from narrowcast_trainer.process import Supervision
 from narrowcast_trainer.settings import TrainerSettings
 
 _log = logs.get(__name__)
@@ -43,10 +44,7 @@ def export(running: RunningJob, models: Bucket, settings: TrainerSettings) -> di
     with _tidied(order, models, last_attempt=last_attempt), heartbeat.busy():
         if running.cancelled.is_set():
             raise Cancelled
-        try:
-            return Supervision(running, order, running.should_stop, heartbeat.beat).run()
-        except OutOfMemory:
-            raise JobFailed(OUT_OF_MEMORY, code=OutOfMemory.code) from None  # not the training's advice
+        return Supervision(running, order, heartbeat.beat).run()
 
 
 @contextmanager
@@ -69,9 +67,7 @@ def _tidied(order: ExportOrder, models: Bucket, *, last_attempt: bool) -> Iterat
 def _discard(models: Bucket, order: ExportOrder) -> None:
     prefix = export_prefix(order.tenant, order.job_id)
     try:
-        # The manifest first: an artifact is gone before its files begin to go.
-        models.delete(prefix + MANIFEST)
-        models.delete_prefix(prefix)
+        discard(models, prefix)
     except Unavailable:
         _log.warning("not_discarded", prefix=prefix, exc_info=True)  # later: sweep_exports
 
@@ -84,17 +80,13 @@ def sweep_exports(store: JobStore, models: Bucket) -> int:
     Raises:
         Unavailable: the object store does not answer.
     """
-    swept = 0
-    for tenant in models.folders(_EXPORTS):
-        for export_id in models.folders(f"{_EXPORTS}{tenant}/"):
-            prefix = export_prefix(tenant, export_id)
-            try:
-                status = store.get(export_id).status
-                useless = status.terminal and status is not JobStatus.SUCCEEDED
-            except NotFound:
-                # Redis may have been lost: what is complete is never deleted for that.
-                useless = not models.exists(prefix + MANIFEST)
-            if useless:
-                models.delete_prefix(prefix)
-                swept += 1
-    return swept
+
+    def unneeded(tenant: str, export_id: str) -> bool:
+        try:
+            status = store.get(export_id).status
+        except NotFound:
+            # Redis may have been lost: what is complete is never deleted for that.
+            return not models.exists(export_prefix(tenant, export_id) + MANIFEST)
+        return status.terminal and status is not JobStatus.SUCCEEDED
+
+    return sweep(models, _EXPORTS, unneeded)

@@ -1,6 +1,6 @@
 """What an export's process is told."""
 
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar
 
 from pydantic import field_serializer
 
@@ -8,14 +8,15 @@ from narrowcast.exports import ExportSpec
 from narrowcast_trainer.protocol import Order
 from narrowcast_trainer.settings import HubSettings
 
-OUT_OF_MEMORY: Final = "the export ran out of memory; it needs that of the base's largest file, and some more"
-
 
 class ExportOrder(Order):
     """Everything one export's process needs to know; goes in over standard input."""
 
     work: ClassVar[str] = "export"
     program: ClassVar[str] = "narrowcast_trainer.export"
+    out_of_memory: ClassVar[str] = (
+        "the export ran out of memory; it needs that of the base's largest file, and some more"
+    )
 
     spec: ExportSpec
     hub: HubSettings
