@@ -1,8 +1,11 @@
 """unsloth's and TRL's CUDA code, of the very versions in the image, gives what plain PEFT gives on a CPU."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
+
+from narrowcast.adapters import ADAPTER_WEIGHTS
 
 from .conftest import AMPERE, TURING, Run
 
@@ -19,6 +22,16 @@ def _same(one: dict[str, Any], other: dict[str, Any], rel: float) -> None:
     assert one["metrics"]["trainable_parameters"] == other["metrics"]["trainable_parameters"]
     for name in ("train_loss", "valid_loss"):
         assert one["metrics"][name] == pytest.approx(other["metrics"][name], rel=rel), name
+
+
+def _same_to_the_bit(one: dict[str, Any], other: dict[str, Any]) -> None:
+    import torch
+    from safetensors.torch import load_file
+
+    _same(one, other, 0)
+    got, expected = (load_file(Path(answer["adapter"]) / ADAPTER_WEIGHTS) for answer in (one, other))
+    assert got.keys() == expected.keys()
+    assert [name for name in expected if not torch.equal(got[name], expected[name])] == []
 
 
 @pytest.mark.parametrize("quantization", ["nf4", "int8", "none"])
@@ -66,13 +79,13 @@ def test_stopped_and_resumed_is_as_never_stopped(run: Run, engine: str) -> None:
     (first,) = run(engine, AMPERE, "first", stop_at=3, **order)
     assert first["stopped"] == 3
     (rest,) = run(engine, AMPERE, "rest", resume=first["checkpoint"], step=3, **order)
-    _same(rest, whole, 0)
+    _same_to_the_bit(rest, whole)
 
 
 @pytest.mark.parametrize("engine", ["unsloth", "peft"])
 def test_a_sweep_trains_twice_in_one_process(run: Run, engine: str) -> None:
     one, other = run(engine, AMPERE, times=2, **_order(quantization="nf4"))
-    _same(one, other, 0)
+    _same_to_the_bit(one, other)
     assert one["left_bytes"] == other["left_bytes"] == 0
 
 

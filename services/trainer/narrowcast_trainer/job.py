@@ -220,9 +220,9 @@ def sweep_adapters(store: JobStore, models: Bucket, settled: set[str] | None = N
     """Delete adapters of jobs that were cancelled without them, and halves of adapters; return how many.
 
     A worker may be lost between publishing an adapter and saying so. If the job's user cancels it then, the
-    adapter is what nobody wanted, but it would be served. Where a reaper ends the job, because it was its last
-    attempt, the adapter stays: it is whole and was tried out. After Redis was restored from a backup, jobs that
-    have succeeded since look like that.
+    adapter is what nobody wanted, but it would be served. Where a reaper ends the job, as it was its last
+    attempt, the adapter stays: it is whole and was tried out. Jobs that have succeeded since look like that
+    after Redis was restored from a backup.
 
     Args:
         store: knows the jobs.

@@ -1,4 +1,4 @@
-"""Whether the kernel has been killing for want of memory."""
+"""Whether memory ran out: what the kernel has killed for it, what an error says."""
 
 import errno
 from collections.abc import Iterator

@@ -33,8 +33,6 @@ from narrowcast_trainer.data import IGNORED, tokenize
 
 from .conftest import Publish, RunVllm
 
-pytestmark = pytest.mark.slow
-
 BASE = "small"
 ADAPTER = "clinic/an-adapter"
 DRAIN_S = 3

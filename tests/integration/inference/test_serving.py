@@ -22,8 +22,6 @@ from narrowcast.storage import Bucket
 
 from .conftest import Publish, RunVllm
 
-pytestmark = pytest.mark.slow
-
 MONITORING = Path(__file__).parents[3] / "deploy" / "monitoring"
 BASE = "small"
 TENANT = "clinic"

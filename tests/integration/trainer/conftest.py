@@ -270,6 +270,10 @@ class Worker:
         """Return the training processes that the log says were started."""
         return [line["pid"] for line in self.lines() if line["event"] == "training_process_started"]
 
+    def has_killed(self) -> bool:
+        """Whether a training that was to stop did not, and so was killed after its grace."""
+        return any(line["event"] == "training_process_killed" for line in self.lines())
+
     def lines(self) -> list[dict[str, Any]]:
         """Return the log; every line of it must be JSON."""
         return [json.loads(line) for line in self.log.read_text().splitlines()]

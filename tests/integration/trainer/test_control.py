@@ -59,10 +59,9 @@ def test_a_paused_and_resumed_training_ends_as_one_that_was_left_alone(
     worker = start_worker()
     desk.wait_for_event(paused.id, "step ")
     desk.connections.jobs.pause(paused.id)
-    asked = time.monotonic()
     stopped = desk.wait(paused.id, lambda job: job.status is not JobStatus.RUNNING)
-    assert time.monotonic() - asked < 15
     assert (stopped.status, stopped.attempt, stopped.lease) == (JobStatus.PAUSED, 0, None)
+    assert not worker.has_killed()
     assert not any(alive(pid) for pid in worker.training_pids())
 
     models = desk.connections.storage.models
@@ -142,6 +141,7 @@ def test_cancelling_keeps_the_last_checkpoint_if_asked_to(
     assert manifest.job == job.id
     assert 0 < manifest.metrics["steps"] < 8 * EPOCHS
     assert manifest.metrics["train_loss"] > 0
+    assert (manifest.engine, manifest.quantization) == ("peft", "none")
     card = TrainingCard.model_validate_json(
         desk.connections.storage.models.get(adapter_prefix(desk.tenant, manifest.id) + CARD)
     )

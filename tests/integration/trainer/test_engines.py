@@ -2,7 +2,6 @@
 
 import random
 import shutil
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +9,12 @@ import pytest
 
 from narrowcast.errors import JobFailed
 from narrowcast.training import Hyperparameters
-from narrowcast_trainer.checkpoints import Resumable
 from narrowcast_trainer.data import IGNORED, Example
-from narrowcast_trainer.engines.base import Trained, TrainingStopped
+from narrowcast_trainer.engines.base import Trained
+from narrowcast_trainer.protocol import Measured
 
 from .conftest import TOY
-from .test_resume import HYPER, StopAtStep, _adapter, _measured, _task
+from .trainings import HYPER, assert_same_weights, events_of, stopped, train, training_task, weights_of
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -31,13 +30,12 @@ def test_a_quantised_base_is_trained_on(models_dir: Path, tmp_path: Path, quanti
     from narrowcast_trainer.engines.peft import PeftEngine
 
     hyper = _hyper(quantization=quantization, n_epochs=3, target_modules=["q_proj", "v_proj", "down_proj"])
-    task = _task(models_dir / TOY, tmp_path / "run", tmp_path / "events", hyperparameters=hyper)
+    task = training_task(models_dir, tmp_path, hyperparameters=hyper)
     trained = PeftEngine().train(task)
-    losses = [
-        event.metrics.train_loss for event in _measured(tmp_path / "events") if event.metrics.train_loss
-    ]
+    measured = [event.metrics for event in events_of(tmp_path, Measured)]
+    losses = [metrics.train_loss for metrics in measured if metrics.train_loss]
     assert losses[-1] < losses[0] - 0.05
-    weights = _adapter(trained.adapter)
+    weights = weights_of(trained.adapter)
     assert {name.split(".")[-3] for name in weights} == {"q_proj", "v_proj", "down_proj"}
     assert {tensor.dtype for tensor in weights.values()} == {torch.float32}
     PeftEngine().smoke_test(task, trained.adapter)
@@ -89,8 +87,7 @@ def test_a_training_of_one_step_trains(models_dir: Path, tmp_path: Path) -> None
     """It is not all warm-up, in which the first step's rate is 0."""
     from narrowcast_trainer.engines.peft import PeftEngine
 
-    task = _task(models_dir / TOY, tmp_path / "run", tmp_path / "events")
-    task = replace(task, hyperparameters=_hyper(batch_size=16, n_epochs=1))
+    task = training_task(models_dir, tmp_path, hyperparameters=_hyper(batch_size=16, n_epochs=1))
     trained = PeftEngine().train(task)
     assert trained.metrics["steps"] == 1
     PeftEngine().smoke_test(task, trained.adapter)
@@ -110,7 +107,7 @@ def test_rows_of_a_batch_do_not_see_one_another(models_dir: Path, tmp_path: Path
     from narrowcast_trainer.engines.precision import Precision
 
     precision = Precision(torch.float32, None)
-    task = _task(models_dir / TOY, tmp_path / "run", tmp_path / "events", validation=[])
+    task = training_task(models_dir, tmp_path, validation=[])
     longest = sorted(task.train, key=lambda row: len(row.input_ids))
     for kind, arguments in ((CompletionTrainer, SFTConfig), (OrderedTrainer, TrainingArguments)):
         model = with_adapter(load_base(task.base, precision, "none"), _hyper(dropout=0.0))
@@ -142,79 +139,55 @@ def test_rows_of_a_batch_do_not_see_one_another(models_dir: Path, tmp_path: Path
         assert together == pytest.approx((short * short_count + long * long_count) / count, abs=1e-5)
 
 
-EARLY = _hyper(n_epochs=6, learning_rate=0.1, early_stopping_patience=2)
-
-
-def _early(base: Path, scratch: Path, events: Path, **changes: Any) -> Any:
-    """A task whose validation loss rises soon: none of its tokens is in the training rows."""
+def _examples(count: int, first: int, end: int) -> list[Example]:
     draw = random.Random(0)
-
-    def examples(count: int, first: int, end: int) -> list[Example]:
-        made = []
-        for _ in range(count):
-            ids = [draw.randrange(first, end) for _ in range(draw.randrange(20, 60))]
-            made.append(Example(ids, [IGNORED] * 10 + ids[10:]))
-        return made
-
-    data = {"train": examples(14, 0, 200), "validation": examples(3, 20_000, 40_000)}
-    return _task(base, scratch, events, **{"hyperparameters": EARLY} | data | changes)
+    made = []
+    for _ in range(count):
+        ids = [draw.randrange(first, end) for _ in range(draw.randrange(20, 60))]
+        made.append(Example(ids, [IGNORED] * 10 + ids[10:]))
+    return made
 
 
-def _valid_losses(events: Path) -> list[tuple[int, float]]:
-    measured = [event.metrics for event in _measured(events)]
+# The validation loss rises soon: none of its tokens is in the training rows.
+EARLY: dict[str, Any] = {
+    "hyperparameters": _hyper(n_epochs=6, learning_rate=0.1, early_stopping_patience=2),
+    "train": _examples(14, 0, 200),
+    "validation": _examples(3, 20_000, 40_000),
+}
+
+
+def _valid_losses(folder: Path) -> list[tuple[int, float]]:
+    measured = [event.metrics for event in events_of(folder, Measured)]
     return [(one.step, one.valid_loss) for one in measured if one.valid_loss is not None]
 
 
 @pytest.fixture(scope="module")
 def stopped_early(models_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Trained, Path]:
-    from narrowcast_trainer.engines.peft import PeftEngine
-
     folder = tmp_path_factory.mktemp("early")
-    task = _early(models_dir / TOY, folder / "run", folder / "events")
-    return PeftEngine().train(task), folder / "events"
+    return train(models_dir, folder, **EARLY), folder
 
 
 def test_patience_ends_a_training_and_its_best_weights_are_kept(
     stopped_early: tuple[Trained, Path], models_dir: Path, tmp_path: Path
 ) -> None:
-    from narrowcast_trainer.engines.peft import PeftEngine
-
-    trained, events = stopped_early
-    losses = _valid_losses(events)
+    trained, folder = stopped_early
+    losses = _valid_losses(folder)
     best = min(losses, key=lambda one: one[1])
     assert losses[-3] == best
-    assert len(losses) < EARLY.n_epochs
+    assert len(losses) < EARLY["hyperparameters"].n_epochs
     assert trained.metrics["steps"] == losses[-1][0] == best[0] + 8
     assert (trained.metrics["best_step"], trained.metrics["valid_loss"]) == best
-    assert "stopped early" in events.read_text()
+    assert "stopped early" in (folder / "events").read_text()
 
     # What is kept is what a run that ended there has.
-    saved: list[Resumable] = []
-    task = _early(
-        models_dir / TOY, tmp_path / "again", tmp_path / "events",
-        stop=StopAtStep(int(best[0])), save_checkpoint=_keep_in(tmp_path, saved),
-    )  # fmt: skip
-    with pytest.raises(TrainingStopped):
-        PeftEngine().train(task)
-    _assert_same(_adapter(trained.adapter), _adapter(saved[0].folder))
+    assert_same_weights(trained.adapter, stopped(best[0], models_dir, tmp_path, **EARLY).folder)
 
 
 def test_zero_patience_never_stops(models_dir: Path, tmp_path: Path) -> None:
-    from narrowcast_trainer.engines.peft import PeftEngine
-
-    hyper = _hyper(**EARLY.model_dump() | {"early_stopping_patience": 0})
-    task = _early(models_dir / TOY, tmp_path / "run", tmp_path / "events", hyperparameters=hyper)
-    trained = PeftEngine().train(task)
+    patient = EARLY["hyperparameters"].model_copy(update={"early_stopping_patience": 0})
+    trained = train(models_dir, tmp_path, **EARLY | {"hyperparameters": patient})
     assert trained.metrics["steps"] == 24
     assert "stopped early" not in (tmp_path / "events").read_text()
-
-
-def _keep_in(folder: Path, saved: list[Resumable]) -> Any:
-    def keep(written: Path, step: int, seconds: float) -> None:
-        shutil.copytree(written, folder / "checkpoint")
-        saved.append(Resumable(folder=folder / "checkpoint", step=step, seconds=seconds))
-
-    return keep
 
 
 @pytest.mark.parametrize("at", [5, 8])
@@ -222,31 +195,13 @@ def test_resumed_it_stops_at_the_same_step_with_the_same_weights(
     stopped_early: tuple[Trained, Path], models_dir: Path, tmp_path: Path, at: int
 ) -> None:
     """Stopped within an epoch, and at the end of one, where a validation is due."""
-    from narrowcast_trainer.engines.peft import PeftEngine
-
-    whole, events = stopped_early
-    saved: list[Resumable] = []
-    first = _early(
-        models_dir / TOY, tmp_path / "first", tmp_path / "first.events",
-        stop=StopAtStep(at), save_checkpoint=_keep_in(tmp_path, saved),
-    )  # fmt: skip
-    with pytest.raises(TrainingStopped):
-        PeftEngine().train(first)
-    assert saved[0].step == at
-    rest = _early(models_dir / TOY, tmp_path / "rest", tmp_path / "rest.events", resume=saved[0])
-    resumed = PeftEngine().train(rest)
+    whole, folder = stopped_early
+    checkpoint = stopped(at, models_dir, tmp_path / "first", **EARLY)
+    resumed = train(models_dir, tmp_path / "rest", resume=checkpoint, **EARLY)
     for name in ("steps", "best_step", "valid_loss", "train_loss"):
         assert resumed.metrics[name] == whole.metrics[name]
-    both = _valid_losses(tmp_path / "first.events") + _valid_losses(tmp_path / "rest.events")
-    assert both == _valid_losses(events)
-    _assert_same(_adapter(whole.adapter), _adapter(resumed.adapter))
-
-
-def _assert_same(one: dict[str, Any], other: dict[str, Any]) -> None:
-    import torch
-
-    assert one.keys() == other.keys()
-    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert _valid_losses(tmp_path / "first") + _valid_losses(tmp_path / "rest") == _valid_losses(folder)
+    assert_same_weights(whole.adapter, resumed.adapter)
 
 
 @pytest.fixture(scope="module")
@@ -254,7 +209,7 @@ def good(models_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[An
     from narrowcast_trainer.engines.peft import PeftEngine
 
     folder = tmp_path_factory.mktemp("good")
-    task = _task(models_dir / TOY, folder / "run", folder / "events", validation=[])
+    task = training_task(models_dir, folder, validation=[])
     return task, PeftEngine().train(task).adapter
 
 
@@ -262,7 +217,7 @@ def _spoiled(adapter: Path, folder: Path, change: Any) -> Path:
     from safetensors.torch import save_file
 
     shutil.copytree(adapter, folder)
-    weights = _adapter(adapter)
+    weights = weights_of(adapter)
     change(weights)
     save_file(weights, folder / "adapter_model.safetensors")
     return folder

@@ -1,45 +1,25 @@
 """A training on two ranks is the one on one rank: same rows a step, same losses, same adapter."""
 
 import os
-import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from narrowcast.errors import JobFailed
 from narrowcast.jobs.records import JobStatus
 from narrowcast.training import Hyperparameters
-from narrowcast_trainer.checkpoints import Resumable
-from narrowcast_trainer.engines.base import Trained, TrainingStopped
+from narrowcast_trainer.engines.base import Trained
 from narrowcast_trainer.ranks import SeveralRanks
 from narrowcast_trainer.settings import TrainerSettings, TrainingSettings
 from narrowcast_trainer.sweep import Sweep
 
-from .conftest import REAL, TOY, Desk, Worker, rows
-from .test_resume import HYPER, StopAtStep, _adapter, _task
+from .conftest import REAL, Desk, Worker, rows
+from .trainings import UNDROPPED, assert_same_weights, losses_of, stopped, train, training_task, weights_of
 
 pytestmark = pytest.mark.filterwarnings("ignore")
-# Dropout draws other numbers where the rows are dealt out otherwise.
-SAME = Hyperparameters.model_validate(HYPER.model_dump() | {"dropout": 0.0})
 TWO = TrainingSettings(checkpoint_every_s=1e6, micro_batch_tokens=300, nproc_per_node=2)
-
-
-def _train(models_dir: Path, folder: Path, **changes: Any) -> Trained:
-    from narrowcast_trainer.engines.peft import PeftEngine
-
-    folder.mkdir(exist_ok=True)
-    task = _task(models_dir / TOY, folder / "run", folder / "events", **{"hyperparameters": SAME} | changes)
-    engine = PeftEngine()
-    if task.settings is TWO:
-        return SeveralRanks(engine, 2, job_id="ftjob-0", log_level="INFO").train(task)
-    return engine.train(task)
-
-
-def _losses(trained: Trained) -> list[float | None]:
-    return [point.train_loss for point in trained.record.points]
 
 
 def _validations(trained: Trained) -> list[float]:
@@ -47,12 +27,12 @@ def _validations(trained: Trained) -> list[float]:
 
 
 def _train_as_one(models_dir: Path, tmp_path: Path, adapters_apart: float) -> None:
-    one = _train(models_dir, tmp_path / "one")
-    two = _train(models_dir, tmp_path / "two", settings=TWO)
+    one = train(models_dir, tmp_path / "one", hyperparameters=UNDROPPED)
+    two = train(models_dir, tmp_path / "two", hyperparameters=UNDROPPED, settings=TWO)
     assert two.metrics["steps"] == one.metrics["steps"] == 8
-    assert _losses(two) == pytest.approx(_losses(one), abs=1e-3)
+    assert losses_of(two) == pytest.approx(losses_of(one), abs=1e-3)
     assert _validations(two) == pytest.approx(_validations(one), abs=1e-3)
-    expected, got = _adapter(one.adapter), _adapter(two.adapter)
+    expected, got = weights_of(one.adapter), weights_of(two.adapter)
     assert got.keys() == expected.keys()
     for name, tensor in got.items():
         assert float((tensor - expected[name]).abs().max()) < adapters_apart, name
@@ -83,30 +63,19 @@ def test_ranks_that_do_not_join_are_refused(
     # As unsloth does where it sees one GPU; the other rank joins.
     monkeypatch.setattr(PartialState, "_prepare_backend", lambda *_, **__: (None, DistributedType.NO))
     with pytest.raises(JobFailed) as failed:
-        _train(models_dir, tmp_path, settings=TWO)
+        train(models_dir, tmp_path, settings=TWO)
     assert failed.value.code == "ranks_apart"
 
 
 def _resume(models_dir: Path, tmp_path: Path) -> None:
-    import torch
-
-    whole = _train(models_dir, tmp_path / "whole", hyperparameters=HYPER, settings=TWO)
-    saved: list[Resumable] = []
-
-    def keep(folder: Path, step: int, seconds: float) -> None:
-        shutil.copytree(folder, tmp_path / "checkpoint")
-        saved.append(Resumable(folder=tmp_path / "checkpoint", step=step, seconds=seconds))
-
-    changes: dict[str, Any] = {"hyperparameters": HYPER, "settings": TWO}
-    with pytest.raises(TrainingStopped) as stopped:
-        _train(models_dir, tmp_path / "first", stop=StopAtStep(6), save_checkpoint=keep, **changes)
-    assert stopped.value.step == 6, "in the second epoch, whose order is its own"
-    kept = {path.name for path in (tmp_path / "checkpoint").iterdir()}
+    whole = train(models_dir, tmp_path / "whole", settings=TWO)
+    # In the second epoch, whose order is its own.
+    checkpoint = stopped(6, models_dir, tmp_path / "first", settings=TWO)
+    kept = {path.name for path in checkpoint.folder.iterdir()}
     assert {"rng_state_0.pth", "rng_state_1.pth"} <= kept, "each rank has its own dropout"
-    resumed = _train(models_dir, tmp_path / "rest", resume=saved[0], **changes)
-    assert _losses(resumed) == _losses(whole)
-    expected, got = _adapter(whole.adapter), _adapter(resumed.adapter)
-    assert all(torch.equal(expected[name], got[name]) for name in expected)
+    resumed = train(models_dir, tmp_path / "rest", resume=checkpoint, settings=TWO)
+    assert losses_of(resumed) == losses_of(whole)
+    assert_same_weights(whole.adapter, resumed.adapter)
 
 
 @pytest.mark.faults
@@ -126,15 +95,13 @@ def test_a_sweep_on_two_ranks_is_the_one_on_one(models_dir: Path, tmp_path: Path
     from narrowcast_trainer.engines.peft import PeftEngine
 
     sweep = {"n_trials": 3, "n_epochs": 2, "sweep": {"learning_rate": [1e-6, 1e-2]}}
-    hyper = Hyperparameters.model_validate(SAME.model_dump() | sweep)
+    hyper = Hyperparameters.model_validate(UNDROPPED.model_dump() | sweep)
     trials = []
     for name, engine in (
         ("one", PeftEngine()),
         ("two", SeveralRanks(PeftEngine(), 2, job_id="ftjob-0", log_level="INFO")),
     ):
-        folder = tmp_path / name
-        folder.mkdir()
-        task = _task(models_dir / TOY, folder / "run", folder / "events", hyperparameters=hyper, settings=TWO)
+        task = training_task(models_dir, tmp_path / name, hyperparameters=hyper, settings=TWO)
         trials.append(Sweep(engine, task).run().trials)
     for one, two in zip(*trials, strict=True):
         assert (two.state, two.hyperparameters) == (one.state, one.hyperparameters)

@@ -18,12 +18,12 @@ from narrowcast.sweeps import Trial
 from narrowcast.training import Hyperparameters
 from narrowcast_trainer.checkpoints import Resumable
 from narrowcast_trainer.engines.base import Trained, TrainingStopped, TrainingTask
-from narrowcast_trainer.protocol import EVENT, Measured, Note
+from narrowcast_trainer.protocol import Measured, Note
 from narrowcast_trainer.settings import TrainingSettings
 from narrowcast_trainer.sweep import Sweep, SweepState, best_so_far, of_running_trial
 
-from .conftest import TOY, Desk, Worker, rows
-from .test_resume import HYPER, StopAtStep, _adapter, _task
+from .conftest import Desk, Worker, rows
+from .trainings import HYPER, Kept, StopAtStep, assert_same_weights, events_of, training_task, weights_of
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 SWEEP: dict[str, Any] = {
@@ -35,16 +35,11 @@ SWEEP: dict[str, Any] = {
 SWEPT = Hyperparameters.model_validate(HYPER.model_dump() | SWEEP)
 
 
-def _run(base: Path, folder: Path, **changes: Any) -> Trained:
+def _run(models_dir: Path, folder: Path, **changes: Any) -> Trained:
     from narrowcast_trainer.engines.peft import PeftEngine
 
-    task = _task(base, folder / "run", folder / "events", **{"hyperparameters": SWEPT} | changes)
+    task = training_task(models_dir, folder, **{"hyperparameters": SWEPT} | changes)
     return Sweep(PeftEngine(), task).run()
-
-
-def _notes(folder: Path) -> list[Note]:
-    parsed = [EVENT.validate_json(line) for line in (folder / "events").read_bytes().splitlines()]
-    return [event for event in parsed if isinstance(event, Note)]
 
 
 @pytest.fixture(scope="module")
@@ -53,15 +48,9 @@ def whole(
 ) -> tuple[Trained, Path, list[Resumable]]:
     """An uninterrupted sweep and all its checkpoints, as often as they can be."""
     folder = tmp_path_factory.mktemp("whole")
-    saved: list[Resumable] = []
-
-    def keep(written: Path, step: int, seconds: float) -> None:
-        shutil.copytree(written, folder / f"checkpoint-{step}")
-        saved.append(Resumable(folder=folder / f"checkpoint-{step}", step=step, seconds=seconds))
-
-    settings = _task(models_dir / TOY, folder, folder / "none").settings
-    often = settings.model_copy(update={"checkpoint_every_s": 1e-9})
-    return _run(models_dir / TOY, folder, save_checkpoint=keep, settings=often), folder, saved
+    kept = Kept(folder)
+    often = TrainingSettings(checkpoint_every_s=1e-9, micro_batch_tokens=300)
+    return _run(models_dir, folder, save_checkpoint=kept, settings=often), folder, kept
 
 
 def _without_time(trials: tuple[Trial, ...]) -> list[Trial]:
@@ -84,11 +73,9 @@ def test_the_trial_of_the_lowest_validation_loss_wins(whole: tuple[Trained, Path
     assert all(len(trial.valid_losses) < 2 for trial in pruned)
 
     assert [one.step for one in saved] == sorted({one.step for one in saved})
-    finished = [note for note in _notes(folder) if "state" in note.data]
+    finished = [note for note in events_of(folder, Note) if "state" in note.data]
     assert [Trial.model_validate(note.data) for note in finished] == list(trained.trials)
-    parsed = [EVENT.validate_json(line) for line in (folder / "events").read_bytes().splitlines()]
-    steps = [event.metrics for event in parsed if isinstance(event, Measured)]
-    assert {one.trial for one in steps} == {1, 2, 3, 4, 5, 6}
+    assert {event.metrics.trial for event in events_of(folder, Measured)} == {1, 2, 3, 4, 5, 6}
     assert trained.metrics["seconds"] == pytest.approx(sum(one.seconds for one in trained.trials), abs=0.1)
 
 
@@ -108,12 +95,10 @@ def test_taken_up_from_a_checkpoint_it_ends_the_same(
     }[where]
     # What is resumed from is removed on the way; others read it, too.
     folder = shutil.copytree(checkpoint.folder, tmp_path / "resume")
-    resumed = _run(models_dir / TOY, tmp_path, resume=checkpoint.model_copy(update={"folder": folder}))
+    resumed = _run(models_dir, tmp_path, resume=checkpoint.model_copy(update={"folder": folder}))
     assert _without_time(resumed.trials) == _without_time(expected.trials)
     assert resumed.metrics["best_trial"] == expected.metrics["best_trial"]
-    want, got = _adapter(expected.adapter), _adapter(resumed.adapter)
-    assert want.keys() == got.keys()
-    assert all(bool((want[name] == got[name]).all()) for name in want)
+    assert_same_weights(expected.adapter, resumed.adapter)
 
 
 def test_a_checkpoint_says_of_which_trial_it_is(whole: tuple[Trained, Path, list[Resumable]]) -> None:
@@ -136,21 +121,16 @@ def test_a_checkpoint_says_of_which_trial_it_is(whole: tuple[Trained, Path, list
 
 
 def test_asked_to_stop_it_leaves_a_checkpoint_with_the_best_so_far(models_dir: Path, tmp_path: Path) -> None:
-    saved: list[Path] = []
-
-    def keep(written: Path, step: int, seconds: float) -> None:
-        shutil.copytree(written, tmp_path / f"checkpoint-{step}")
-        saved.append(tmp_path / f"checkpoint-{step}")
-
+    kept = Kept(tmp_path)
     with pytest.raises(TrainingStopped):
-        _run(models_dir / TOY, tmp_path, stop=StopAtStep(13), save_checkpoint=keep)
-    assert len(saved) == 2
-    assert (saved[-1] / "trainer_state.json").is_file()
-    kept = best_so_far(saved[-1])
-    assert kept is not None
-    assert [trial.number for trial in kept.trials] == [1]
-    assert _adapter(kept.adapter)
-    assert kept.metrics["best_trial"] == 1
+        _run(models_dir, tmp_path, stop=StopAtStep(13), save_checkpoint=kept)
+    _, last = kept
+    assert (last.folder / "trainer_state.json").is_file()
+    best = best_so_far(last.folder)
+    assert best is not None
+    assert [trial.number for trial in best.trials] == [1]
+    assert weights_of(best.adapter)
+    assert best.metrics["best_trial"] == 1
 
 
 @pytest.mark.parametrize("error", [MemoryError(), JobFailed("of another rank", code="out_of_memory")])
@@ -175,7 +155,7 @@ def test_trials_that_diverge_or_need_too_much_memory_fail_alone(
     monkeypatch.setattr(PeftEngine, "train", fault)
     hyper = SWEPT.model_copy(update={"n_trials": 3, "n_epochs": 1})
     settings = TrainingSettings(checkpoint_every_s=1e6, micro_batch_tokens=1500)
-    trained = _run(models_dir / TOY, tmp_path, hyperparameters=hyper, settings=settings)
+    trained = _run(models_dir, tmp_path, hyperparameters=hyper, settings=settings)
     assert [(trial.state, trial.error) for trial in trained.trials] == [
         ("failed", "training_diverged"),
         ("failed", "out_of_memory"),
@@ -196,7 +176,7 @@ def test_if_all_trials_fail_so_does_the_job(
 
     monkeypatch.setattr(PeftEngine, "train", diverge)
     with pytest.raises(JobFailed, match="all trials diverged") as failed:
-        _run(models_dir / TOY, tmp_path)
+        _run(models_dir, tmp_path)
     assert failed.value.code == "training_diverged"
 
 

@@ -3,7 +3,7 @@
 Each is an extra of the trainer; one that is not installed is not tested.
 """
 
-import shutil
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -11,50 +11,37 @@ from typing import Any
 
 import pytest
 
-from narrowcast_trainer.checkpoints import Resumable
-from narrowcast_trainer.engines.base import TrainingStopped
-from narrowcast_trainer.protocol import EVENT, Note
+from narrowcast_trainer.protocol import Note
 from narrowcast_trainer.settings import TrainingSettings
 from narrowcast_trainer.trackers import TrackerName, tracker_environment
 
 from .conftest import TOY
-from .test_resume import StopAtStep, _task
+from .trainings import events_of, stopped, train
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 RUN = "ftjob-0123456789ab"
 
 
-def _train_in_two_parts(name: TrackerName, base: Path, folder: Path) -> None:
+def _train_in_two_parts(name: TrackerName, models_dir: Path, folder: Path) -> None:
     """As a job does that is paused after its third step."""
-    from narrowcast_trainer.engines.peft import PeftEngine
-
-    saved: list[Resumable] = []
-
-    def keep(written: Path, step: int, seconds: float) -> None:
-        shutil.copytree(written, folder / "checkpoint")
-        saved.append(Resumable(folder=folder / "checkpoint", step=step, seconds=seconds))
-
     settings = TrainingSettings(checkpoint_every_s=1e6, micro_batch_tokens=300, report_to=(name,))
     common: dict[str, Any] = {"settings": settings, "run_name": RUN}
-    first = _task(
-        base, folder / "first", folder / "events", stop=StopAtStep(3), save_checkpoint=keep, **common
-    )
-    with pytest.raises(TrainingStopped):
-        PeftEngine().train(first)
-    PeftEngine().train(_task(base, folder / "rest", folder / "events", resume=saved[0], **common))
+    checkpoint = stopped(3, models_dir, folder, **common)
+    train(models_dir, folder, scratch=folder / "rest", resume=checkpoint, **common)
 
 
 def _warnings(folder: Path) -> list[str]:
-    parsed = [EVENT.validate_json(line) for line in (folder / "events").read_bytes().splitlines()]
-    return [event.message for event in parsed if isinstance(event, Note) and event.level == "warn"]
+    return [note.message for note in events_of(folder, Note) if note.level == "warn"]
 
 
-def _assert_no_rows(folder: Path) -> None:
-    for path in folder.rglob("*"):
-        if path.is_file():
-            content = path.read_bytes()
-            assert "Мениск".encode() not in content, path
-            assert b"\\u041c\\u0435\\u043d\\u0438\\u0441\\u043a" not in content, path
+def _assert_no_rows(place: Path) -> None:
+    """A file, or all in a folder; rows' inputs and outputs alike are about a meniscus."""
+    files = [path for path in (place, *place.rglob("*")) if path.is_file()]
+    assert files, place
+    for path in files:
+        content = path.read_bytes()
+        for word in ("ениск", json.dumps("ениск").strip('"')):
+            assert word.encode() not in content, path
 
 
 def test_wandb_offline(models_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -63,7 +50,7 @@ def test_wandb_offline(models_dir: Path, tmp_path: Path, monkeypatch: pytest.Mon
     store.mkdir()
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_DIR", str(store))
-    _train_in_two_parts("wandb", models_dir / TOY, tmp_path)
+    _train_in_two_parts("wandb", models_dir, tmp_path)
     assert _warnings(tmp_path) == []
     wandb.teardown()  # its own process writes the files; at a training process's end this happens by itself
     parts = sorted(store.rglob("*.wandb"))
@@ -79,7 +66,7 @@ def test_mlflow(models_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     mlflow = pytest.importorskip("mlflow")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
     monkeypatch.chdir(tmp_path)
-    _train_in_two_parts("mlflow", models_dir / TOY, tmp_path)
+    _train_in_two_parts("mlflow", models_dir, tmp_path)
     assert _warnings(tmp_path) == []
     client = mlflow.MlflowClient()
     experiment = client.get_experiment_by_name("narrowcast")
@@ -102,7 +89,7 @@ def test_a_server_that_is_away_costs_a_warning(
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     monkeypatch.setattr(tracking, "_WANDB_TIMEOUT_S", 1.0)
-    _train_in_two_parts("wandb", models_dir / TOY, tmp_path)
+    _train_in_two_parts("wandb", models_dir, tmp_path)
     warnings = _warnings(tmp_path)
     assert len(warnings) == 2, "one an attempt"
     for warning in warnings:

@@ -112,11 +112,11 @@ def test_cancelling_a_running_job_keeps_nothing(desk: Desk, start_worker: Start)
     worker = start_worker()
     desk.wait_for_event(job.id, "checkpoint at step")
     desk.connections.jobs.request_cancel(job.id)
-    asked = time.monotonic()
     ended = desk.ended(job.id)
 
     assert ended.status is JobStatus.CANCELLED
-    assert time.monotonic() - asked < 15
+    assert not worker.has_killed()
+    assert not any(message.startswith(f"step {8 * EPOCHS}/") for message in desk.events(job.id))
     assert desk.checkpoints(job.id) == []
     assert desk.adapter(ended) == []
     assert not any(alive(pid) for pid in worker.training_pids())

@@ -14,6 +14,7 @@ from narrowcast.jobs.heartbeat import Heartbeat
 from narrowcast.jobs.stopping import StopRequest
 from narrowcast.settings import StorageSettings
 from narrowcast.training import TrainingSpec
+from narrowcast_trainer import memory
 from narrowcast_trainer.checks import base_folder
 from narrowcast_trainer.child import training_environment
 from narrowcast_trainer.engines import create_engine
@@ -161,8 +162,26 @@ def test_a_stop_request_is_seen_across_a_fork() -> None:
     assert stop.is_set()
 
 
-def test_the_kernel_s_count_is_a_number() -> None:
-    assert out_of_memory_kills() >= 0
+def test_the_kernel_s_kills_are_those_of_our_group_or_else_of_the_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "Path", lambda path: tmp_path / path.lstrip("/"))
+    files = {
+        "proc/self/cgroup": "1:name=systemd:/other\n0::/pod/job\n",
+        "sys/fs/cgroup/pod/job/memory.events": "high 7\noom 4\noom_kill 2\noom_group_kill 1\n",
+        "proc/vmstat": "nr_free_pages 9\noom_kill 5\n",
+    }
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(content)
+    ours, whole = (tmp_path / name for name in list(files)[1:])
+    assert out_of_memory_kills() == 2
+    ours.write_text("high 7\n")  # of an older kernel
+    assert out_of_memory_kills() == 5
+    ours.unlink()
+    assert out_of_memory_kills() == 5
+    whole.unlink()
+    assert out_of_memory_kills() == 0
 
 
 @pytest.mark.parametrize(("set_to", "seen"), [(None, "0"), ("", ""), ("2,3", "2"), ("GPU-5e", "GPU-5e")])
