@@ -107,8 +107,8 @@ test-faults: install model llama.cpp ## Full disks, stores that go and come back
 test-containers: install images ## The Compose stack without a GPU, each container killed in turn (Docker)
 	$(BIN)/pytest tests/containers
 
-test-interpreted: model $(CUDA)/.installed ## The engines' CUDA code on a CPU, by Triton's interpreter: a quarter of an hour
-	$(CUDA)/bin/pytest tests/interpreted tests/unit/trainer/test_base_model.py --numprocesses 2 --dist worksteal
+test-interpreted: model $(CUDA)/.installed ## The engines' CUDA code on a CPU, by Triton's interpreter: half an hour
+	$(CUDA)/bin/pytest tests/interpreted tests/unit/trainer/test_base_model.py --timeout 1200 --numprocesses 2 --dist worksteal
 
 test-gpu: model $(CUDA)/.installed ## Both engines on a GPU
 	$(CUDA)/bin/pytest tests/gpu --numprocesses 3 --dist worksteal

@@ -198,9 +198,12 @@ def test_our_metrics_and_the_dashboard_s_are_in_vllms_own(server: Server, publis
     assert asked - {name.partition("{")[0] for name in after} == set()
 
 
-def test_stopping_lets_requests_finish_and_no_prompt_was_logged(server: Server) -> None:
+def test_stopping_lets_requests_finish_and_no_prompt_was_logged(
+    server: Server, publish_adapter: Publish
+) -> None:
+    publish_adapter(TENANT, "last-adapter", seed=1)
     with ThreadPoolExecutor(1) as pool:
-        running = pool.submit(server.ask, f"{TENANT}/first-adapter", 60)
+        running = pool.submit(server.ask, f"{TENANT}/last-adapter", 60)
         time.sleep(1)
         server.process.send_signal(signal.SIGTERM)
         response = running.result()

@@ -290,7 +290,7 @@ def test_a_record_that_cannot_be_read_keeps_nothing_else_from_being_swept(desk: 
         (tmp_path / job.id).mkdir()
     for export_id in exports:
         models.put(export_prefix(desk.tenant, export_id) + "model.gguf", b"half")
-    jobs.finish(ended.id, WORKER, JobStatus.FAILED)
+    jobs.finish(ended.id, WORKER, JobStatus.CANCELLED)
     for unread in (newer.id, exports[0]):
         redis.set(f"nc:job:{unread}", '{"status": "validating"}')
 
