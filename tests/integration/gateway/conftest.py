@@ -1,5 +1,6 @@
 """The API in this process, on the real stores; jobs are run by the test when it wants them to."""
 
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +17,9 @@ from narrowcast_gateway.corpora.job import preprocess
 from narrowcast_gateway.services import Services
 from narrowcast_gateway.settings import GatewaySettings, ServersSettings
 
-BASE = "smollm2-135m-instruct"
+from .serving import BASE, Served
+
+ROW = {"instruction": "Опиши", "input": "Грыжа L4-L5", "output": "Грыжа 5 мм."}
 
 
 @dataclass(frozen=True)
@@ -70,3 +73,15 @@ def error() -> Callable[..., dict[str, Any]]:
         return found
 
     return check
+
+
+@pytest.fixture
+def served(gateway_settings: GatewaySettings, connections: Connections, tenant: str) -> Iterator[Served]:
+    with Served(gateway_settings, connections, tenant) as running:
+        yield running
+
+
+@pytest.fixture
+def file_id(gateway: Any) -> str:
+    files = {"file": ("rows.jsonl", json.dumps(ROW))}
+    return str(gateway.http.post("/v1/files", files=files, data={"purpose": "fine-tune"}).json()["id"])
