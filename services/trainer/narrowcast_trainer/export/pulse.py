@@ -27,21 +27,28 @@ class Pulse(threading.Thread):
 
     def run(self) -> None:
         """Beat until the process ends."""
-        at_last_beat = _processor_s()
+        own, below = _own_s(), 0.0
         while True:
             threading.Event().wait(self._every_s)
-            # Less than before where a program has ended, whose time is no longer counted: that is life too.
-            if abs((now := _processor_s()) - at_last_beat) >= _WORK_S:
-                self._beat()
-                at_last_beat = now
+            if (now := _own_s()) - own >= _WORK_S:
+                own = now
+            # Only then, as to find them takes long where another thread is busy. Less than before where one
+            # has ended, whose time is no longer counted: that is life too.
+            elif abs((now := _below_s()) - below) >= _WORK_S:
+                below = now
+            else:
+                continue
+            self._beat()
 
 
-def _processor_s() -> float:
-    """Return the seconds of processor time that this process and those below it have used.
+def _own_s() -> float:
+    """Return the seconds of processor time of this process, without the thread that asks."""
+    return time.process_time() - time.thread_time()
 
-    Without those of the thread that asks, or asking would be work.
-    """
-    used = time.process_time() - time.thread_time()
+
+def _below_s() -> float:
+    """Return that of the programs that it started, and they."""
+    used = 0.0
     for child in psutil.Process().children(recursive=True):
         with suppress(psutil.Error):  # it has just ended
             times = child.cpu_times()
