@@ -47,7 +47,7 @@ import subprocess, sys, time
 from narrowcast_trainer.export.pulse import Pulse
 
 work = "import time; end = time.process_time() + 1\\nwhile time.process_time() < end: pass"
-Pulse(lambda: print("beat", time.monotonic() - began, flush=True), every_s=0.05).start()
+Pulse(lambda: print("beat", time.monotonic() - began, flush=True), every_s=0.2).start()
 began = time.monotonic()
 if sys.argv[1] == "thread":
     exec(work)
