@@ -34,10 +34,11 @@ from typing import Any
 from training_bench import Bench, Measurement, device, in_turns, object_store
 
 from narrowcast.datasets import Row
+from narrowcast.estimates.shapes import largest_micro_batch
 from narrowcast.prompts import completion_messages, instruction_for, prompt_messages
 from narrowcast.training import EngineName, Hyperparameters, TrainingSpec
 from narrowcast_local.samples import generate
-from narrowcast_trainer.batches import MICRO_BATCH_TOKENS, micro_batch
+from narrowcast_trainer.batches import MICRO_BATCH_TOKENS
 from narrowcast_trainer.data import Example, tokenize
 from narrowcast_trainer.engines.precision import Precision, capability
 from narrowcast_trainer.node import node_facts
@@ -108,7 +109,7 @@ def same_settings(hyper: Hyperparameters, examples: list[Example]) -> dict[str, 
     node = capability()
     precision = Precision.of(node)
     lengths = [len(example.input_ids) for example in examples]
-    at_once = micro_batch(lengths, hyper.batch_size, MICRO_BATCH_TOKENS[device()])
+    at_once = largest_micro_batch(max(lengths), hyper.batch_size, MICRO_BATCH_TOKENS[device()])
     return {
         **trl_defaults(hyper),
         "per_device_train_batch_size": at_once,

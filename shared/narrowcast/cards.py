@@ -62,7 +62,7 @@ class Attempt(BaseModel):
     quantization: str | None = None
     """How the base was stored: ``nf4``, ``int8`` or ``none``; None in records that do not say."""
     optimizer: str
-    micro_batch_rows: int
+    micro_batch: int
     """In one forward pass."""
     accumulation_steps: int
     trainable_parameters: int
@@ -107,7 +107,7 @@ class TrainingConfiguration(BaseModel):
     trainable_parameters: int | None
     all_parameters: int | None
     batch_size: int
-    micro_batch_rows: int | None
+    micro_batch: int | None
     accumulation_steps: int | None
     devices: int | None
     epochs: int

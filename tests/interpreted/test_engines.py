@@ -41,7 +41,7 @@ def test_unsloth_trains_as_peft_does(run: Run, quantization: str) -> None:
     (unsloth,) = run("unsloth", AMPERE, "unsloth", **order)
     (peft,) = run("peft", None, "peft", **order)
     assert unsloth["engine"] == "unsloth"
-    assert unsloth["metrics"]["micro_batch_rows"] == 2
+    assert unsloth["metrics"]["micro_batch"] == 2
     _same(unsloth, peft, 1e-3)
 
 

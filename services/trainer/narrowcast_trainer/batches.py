@@ -9,7 +9,7 @@ import random
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from narrowcast.estimates.shapes import Device, rows_at_once
+from narrowcast.estimates.shapes import Device
 
 MICRO_BATCH_TOKENS: Final[dict[Device, int]] = {"cuda": 8192, "cpu": 1536}
 """By default. A CPU's are four rows of a report's length: twice as many gained 2 % for twice the memory."""
@@ -17,18 +17,6 @@ MICRO_BATCH_TOKENS: Final[dict[Device, int]] = {"cuda": 8192, "cpu": 1536}
 _GROUP_BATCHES = 50
 """Rows are sorted by length within so many batches: enough to leave little padding, few enough
 that the batches of an epoch stay mixed."""
-
-
-def micro_batch(lengths: Sequence[int], batch_size: int, tokens: int, most: int | None = None) -> int:
-    """Return how many rows to put through the model at once.
-
-    Args:
-        lengths: tokens of each row.
-        batch_size: rows per optimizer step; the answer divides it.
-        tokens: what one forward pass may hold, padding included; one row always goes.
-        most: rows that the answer is at most.
-    """
-    return rows_at_once(max(lengths), batch_size, tokens, most)
 
 
 class LengthGrouped:

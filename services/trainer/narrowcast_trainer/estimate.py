@@ -143,7 +143,7 @@ def _estimate(architecture: Architecture, options: argparse.Namespace) -> Estima
     batching = Batching(
         batch_sizes=(options.batch_size,),
         max_length=options.max_length,
-        most_rows=options.micro_batch or PAPER.micro_batch,
+        max_micro_batch=options.micro_batch or PAPER.micro_batch,
     )
     micro_batch, length = batching.largest_pass()
     shape = TrainingShape(

@@ -113,17 +113,17 @@ def _run(running: RunningJob, order: TrainingOrder, beat: Callable[[], None]) ->
     try:
         return _supervise(running, order, "train", beat)
     except OutOfMemory as error:
-        if error.rows_at_once <= 1:
+        if error.micro_batch <= 1:
             raise
         # A process of its own again: the failed one's memory is back, all of it. The gradient of a
         # step stays what it was, added up from smaller parts.
-        rows = error.rows_at_once // 2
+        rows = error.micro_batch // 2
         running.event(
-            f"out of memory with {error.rows_at_once} rows at once: trying again with {rows};"
+            f"out of memory with {error.micro_batch} rows at once: trying again with {rows};"
             " batch_size stays what it was",
             level="warn",
         )
-        smaller = order.model_copy(update={"most_rows_at_once": rows})
+        smaller = order.model_copy(update={"max_micro_batch": rows})
         return _supervise(running, smaller, "train", beat)
 
 

@@ -58,7 +58,7 @@ def observation(
     shape = TrainingShape(
         rank=hyper.rank,
         length=int(metrics["longest_row_tokens"]),
-        micro_batch=int(metrics["micro_batch_rows"]),
+        micro_batch=int(metrics["micro_batch"]),
         engine=result["engine"],
         quantization=result.get("quantization", "none"),
         device=node.device,

@@ -46,9 +46,9 @@ class OutOfMemory(JobFailed):
 
     code = "out_of_memory"
 
-    def __init__(self, message: str, rows_at_once: int) -> None:
+    def __init__(self, message: str, micro_batch: int) -> None:
         super().__init__(message)
-        self.rows_at_once = rows_at_once
+        self.micro_batch = micro_batch
         """In one forward pass; 0 if it did not come to that."""
 
 
@@ -107,7 +107,7 @@ class Supervision:
             with suppress(Cancelled, Interrupted, LeaseLost):  # seen again, and acted on, by _stop_if_due
                 self._running.progress(step=event.step)
         elif isinstance(event, Prepared):
-            self._rows_at_once = event.rows_at_once
+            self._rows_at_once = event.micro_batch
         elif isinstance(event, Measured):
             self._measured(event.metrics)
         elif isinstance(event, Completed | Stopped | Failed):

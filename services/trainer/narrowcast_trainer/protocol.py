@@ -58,7 +58,7 @@ class TrainingOrder(Order):
     out_of_memory: ClassVar[str] = OUT_OF_MEMORY
 
     spec: TrainingSpec
-    most_rows_at_once: int | None = None
+    max_micro_batch: int | None = None
     """In one forward pass, after an attempt with more ran out of memory."""
     task: TaskName = "train"
 
@@ -94,7 +94,7 @@ class Prepared(BaseModel):
     """The training knows how it will go about it."""
 
     type: Literal["prepared"] = "prepared"
-    rows_at_once: int
+    micro_batch: int
 
 
 class Measured(BaseModel):

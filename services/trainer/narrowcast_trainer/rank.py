@@ -65,7 +65,7 @@ def _task(order: RankOrder, reporter: Reporter) -> TrainingTask:
         reporter=reporter,
         stop=StopSignal(),
         save_checkpoint=_never,
-        most_rows_at_once=order.most_rows_at_once,
+        max_micro_batch=order.max_micro_batch,
     )
 
 

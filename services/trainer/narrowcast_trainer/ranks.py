@@ -52,7 +52,7 @@ class RankOrder(BaseModel):
     pad_id: int
     scratch: Path
     resume: Resumable | None
-    most_rows_at_once: int | None
+    max_micro_batch: int | None
 
 
 def rank_count(settings: TrainingSettings, hyper: Hyperparameters) -> int:
@@ -97,7 +97,7 @@ class SeveralRanks:
             pad_id=task.pad_id,
             scratch=task.scratch,
             resume=task.resume,
-            most_rows_at_once=task.most_rows_at_once,
+            max_micro_batch=task.max_micro_batch,
         )
         with _OtherRanks(order, self._ranks, task.reporter):
             return self._engine.train(task)

@@ -235,7 +235,7 @@ def _task(
         reporter=reporter,
         stop=stop,
         save_checkpoint=_checkpoints(order, storage).save,
-        most_rows_at_once=order.most_rows_at_once,
+        max_micro_batch=order.max_micro_batch,
         run_name=order.job_id,
     )
 

@@ -43,7 +43,7 @@ def suggest(hyper: Hyperparameters, trials: Sequence[Trial]) -> dict[str, Any]:
     return dict(_study(space, trials, sampler).ask(space).params)
 
 
-def hopeless(
+def should_prune(
     hyper: Hyperparameters, trials: Sequence[Trial], values: Mapping[str, Any], losses: Sequence[float]
 ) -> bool:
     """Whether a trial is not worth its remaining epochs: its best loss is above the others' median.

@@ -22,7 +22,7 @@ from narrowcast_trainer.engines.base import Engine, Trained, TrainingStopped, Tr
 from narrowcast_trainer.memory import is_out_of_memory
 from narrowcast_trainer.protocol import OUT_OF_MEMORY, Event, Measured, Note, Prepared
 from narrowcast_trainer.reporter import Reporter
-from narrowcast_trainer.suggestions import hopeless, suggest
+from narrowcast_trainer.suggestions import should_prune, suggest
 
 _IN_CHECKPOINT: Final = Path("kept", "sweep")
 _STATE: Final = "sweep.json"
@@ -44,7 +44,7 @@ class SweepState(BaseModel):
     best_record: RunRecord = RunRecord()
     running: dict[str, Any] = {}
     """The values of the trial that runs; empty between two."""
-    most_rows_at_once: int | None = None
+    max_micro_batch: int | None = None
     """In one forward pass, after a trial with more ran out of memory."""
 
 
@@ -127,15 +127,15 @@ class Sweep:
                     raise
                 # An exception holds the frames that it passed, and those the model.
                 error.__traceback__ = None
-            if code == _OUT_OF_MEMORY and run.reporter.rows_at_once > 1:
+            if code == _OUT_OF_MEMORY and run.reporter.micro_batch > 1:
                 self._resume = None
-                self._state.most_rows_at_once = run.reporter.rows_at_once // 2
+                self._state.max_micro_batch = run.reporter.micro_batch // 2
                 # Its checkpoints so far are older than those to come, whose steps are counted from 0 again:
                 # the newest one is resumed, and kept.
                 self._state.step = self._saved_step + 1
                 run.reporter.note(
-                    f"out of memory with {run.reporter.rows_at_once} rows at once:"
-                    f" beginning again with {self._state.most_rows_at_once}",
+                    f"out of memory with {run.reporter.micro_batch} rows at once:"
+                    f" beginning again with {self._state.max_micro_batch}",
                     warn=True,
                 )
                 continue
@@ -160,8 +160,8 @@ class Sweep:
             reporter=run.reporter,
             run_name=f"{self._task.run_name}-trial-{run.number}",
             save_checkpoint=self._save,
-            most_rows_at_once=_least(self._state.most_rows_at_once, self._task.most_rows_at_once),
-            hopeless=run.hopeless,
+            max_micro_batch=_least(self._state.max_micro_batch, self._task.max_micro_batch),
+            should_prune=run.should_prune,
         )
 
     def _finish(self, trial: Trial) -> None:
@@ -247,10 +247,10 @@ class _Run:
         self._earlier = earlier
         self._losses: tuple[float, ...] = ()
 
-    def hopeless(self, losses: Sequence[float], *, last: bool) -> bool:
+    def should_prune(self, losses: Sequence[float], *, last: bool) -> bool:
         """Take the validation losses so far; whether to go no further."""
         self._losses = tuple(losses)
-        self.pruned = not last and hopeless(self._hyper, self._earlier, self.values, losses)
+        self.pruned = not last and should_prune(self._hyper, self._earlier, self.values, losses)
         return self.pruned
 
     def ended(self, state: str, seconds: float, error: str | None = None) -> Trial:
@@ -271,7 +271,7 @@ class _TrialReporter(Reporter):
     """Says of everything which trial it is of; what remains is counted for the whole sweep."""
 
     def __init__(self, whole: Reporter, number: int, trials: int) -> None:
-        self.rows_at_once = 1
+        self.micro_batch = 1
         self._whole = whole
         self._number = number
         self._left = trials - number
@@ -280,7 +280,7 @@ class _TrialReporter(Reporter):
         if isinstance(event, Note):
             event = event.model_copy(update={"message": f"trial {self._number}: {event.message}"})
         elif isinstance(event, Prepared):
-            self.rows_at_once = event.rows_at_once
+            self.micro_batch = event.micro_batch
         elif isinstance(event, Measured):
             event = Measured(metrics=event.metrics.model_copy(update=self._of_sweep(event)))
         self._whole.send(event)

@@ -15,7 +15,7 @@ Settings = dict[Parameter, int | str]
 _SHORTEST: Final = 256
 """Tokens; a report with its prompt hardly fits in less."""
 _LOWEST_RANK: Final = 8
-_OF_A_PASS: Final[dict[Parameter, str]] = {"max_length": "max_length", "micro_batch": "most_rows"}
+_OF_A_PASS: Final[dict[Parameter, str]] = {"max_length": "max_length", "micro_batch": "max_micro_batch"}
 _CONSEQUENCES: Final[dict[Parameter, str]] = {
     "max_length": "rows that are longer must be shortened or left out",
     "micro_batch": "the same training, somewhat slower",

@@ -20,7 +20,7 @@ class TrainingShape:
     length: int
     """Tokens of the longest row, padding included."""
     micro_batch: int
-    """Rows that go through the model at once."""
+    """Rows in one forward pass."""
     engine: Engine = "unsloth"
     quantization: Quantization = "nf4"
     device: Device = "cuda"
@@ -40,8 +40,8 @@ class TrainingShape:
         return self.micro_batch * self.length
 
 
-def rows_at_once(longest: int, batch_size: int, tokens: int, most: int | None = None) -> int:
-    """Return how many rows the trainer puts through the model at once.
+def largest_micro_batch(longest: int, batch_size: int, tokens: int, most: int | None = None) -> int:
+    """Return how many rows the trainer puts into one forward pass.
 
     Args:
         longest: tokens of the longest row.
@@ -65,7 +65,7 @@ class Batching:
     """Tokens of the longest row; None: unknown."""
     tokens: int | None = None
     """What one forward pass may hold, padding included; None: any number."""
-    most_rows: int | None = None
+    max_micro_batch: int | None = None
     """In one forward pass."""
 
     def largest_pass(self) -> tuple[int, int]:
@@ -77,7 +77,7 @@ class Batching:
                 min(self.max_length, self.tokens // rows) for rows in range(1, max(self.batch_sizes) + 1)
             }
         passes = (
-            (rows_at_once(length, size, self.tokens or length * size, self.most_rows), length)
+            (largest_micro_batch(length, size, self.tokens or length * size, self.max_micro_batch), length)
             for length in lengths - {0}
             for size in self.batch_sizes
         )

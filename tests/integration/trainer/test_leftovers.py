@@ -103,15 +103,15 @@ class _Hungry:
         """At which step, with how many rows at once."""
 
     def train(self, task: TrainingTask) -> Trained:
-        rows_at_once, step = task.most_rows_at_once or 8, 0
-        task.reporter.send(Prepared(rows_at_once=rows_at_once))
+        micro_batch, step = task.max_micro_batch or 8, 0
+        task.reporter.send(Prepared(micro_batch=micro_batch))
         if task.resume:
             step = json.loads((task.resume.folder / "trainer_state.json").read_text())["global_step"]
-        self.began.append((step, rows_at_once))
+        self.began.append((step, micro_batch))
         while step < 100:
             step += 1
             self.budget -= 1
-            if step == 60 and rows_at_once > 4:
+            if step == 60 and micro_batch > 4:
                 raise MemoryError
             if step % 10 == 0 or self.budget <= 0:
                 folder = task.scratch / f"checkpoint-{step}"
@@ -125,8 +125,8 @@ class _Hungry:
                 raise TrainingStopped(step)
         adapter = task.scratch / "adapter"
         adapter.mkdir()
-        assert task.hopeless is not None
-        task.hopeless([1.0], last=True)
+        assert task.should_prune is not None
+        task.should_prune([1.0], last=True)
         return Trained(adapter, "none", {"seconds": 1.0, "steps": 100.0}, RunRecord())
 
     def smoke_test(self, task: TrainingTask, adapter: Path) -> None: ...

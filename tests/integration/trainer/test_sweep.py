@@ -140,10 +140,10 @@ def test_trials_that_diverge_or_need_too_much_memory_fail_alone(
     from narrowcast_trainer.engines.peft import PeftEngine
 
     train = PeftEngine.train
-    rows_at_once: list[int | None] = []
+    micro_batch: list[int | None] = []
 
     def fault(self: PeftEngine, task: TrainingTask) -> Trained:
-        rows_at_once.append(task.most_rows_at_once)
+        micro_batch.append(task.max_micro_batch)
         # A real training diverges too late, and a machine that ran out of memory would end the tests.
         if task.scratch.name == "trial-1":
             raise JobFailed("it diverged", code="training_diverged")
@@ -163,7 +163,7 @@ def test_trials_that_diverge_or_need_too_much_memory_fail_alone(
     ]
     assert trained.metrics["best_trial"] == 3
     # Fewer rows at once were tried first, and stay for those that follow.
-    assert rows_at_once == [None, None, 2, 1, 1]
+    assert micro_batch == [None, None, 2, 1, 1]
 
 
 def test_if_all_trials_fail_so_does_the_job(

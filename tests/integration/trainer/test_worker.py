@@ -58,7 +58,7 @@ def test_a_queued_job_becomes_an_adapter(
     metrics = job.result["metrics"]
     assert {"train_loss", "valid_loss", "seconds", "trained_tokens", "tokens_per_s"} <= set(metrics)
     assert metrics["steps"] == 10
-    assert metrics["micro_batch_rows"] == 2
+    assert metrics["micro_batch"] == 2
     facts = EstimateFacts(desk.connections.redis)
     (node,) = facts.nodes()
     assert facts.config(TOY) == json.loads((models_dir / TOY / "config.json").read_text())

@@ -11,8 +11,8 @@ from narrowcast.estimates.history import Correction, NodeFacts
 from narrowcast.estimates.shapes import Batching, TrainingShape
 
 GIB = 1024**3
-FIELDS = {"micro_batch": "most_rows"}
-BATCHES = Batching((8,), max_length=2048, most_rows=2)
+FIELDS = {"micro_batch": "max_micro_batch"}
+BATCHES = Batching((8,), max_length=2048, max_micro_batch=2)
 
 
 def _on(

@@ -13,7 +13,7 @@ from narrowcast.estimates.memory import GIB, memory_terms
 from narrowcast.estimates.shapes import Batching, TrainingShape
 
 PAPER = TrainingShape(rank=64, length=2048, micro_batch=2)
-BATCHES = Batching((8,), max_length=2048, most_rows=2)
+BATCHES = Batching((8,), max_length=2048, max_micro_batch=2)
 EXACT = ("weights", "quantization_constants", "lora", "gradients", "optimizer")
 
 

@@ -54,7 +54,7 @@ def attempt(first_step: int = 1, **changes: Any) -> Attempt:
         "peak_memory_bytes": int(8.84 * GIB),
         "precision": "float16",
         "optimizer": "adamw_8bit",
-        "micro_batch_rows": 2,
+        "micro_batch": 2,
         "accumulation_steps": 4,
         "trainable_parameters": 167_772_160,
         "all_parameters": 8_198_033_408,

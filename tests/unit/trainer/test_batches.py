@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
+from narrowcast.estimates.shapes import largest_micro_batch
 from narrowcast.training import Hyperparameters
-from narrowcast_trainer.batches import LengthGrouped, micro_batch
+from narrowcast_trainer.batches import LengthGrouped
 from narrowcast_trainer.settings import TrainingSettings
 
 
@@ -16,11 +17,11 @@ from narrowcast_trainer.settings import TrainingSettings
     [(100, 1, 1), (100, 250, 2), (100, 400, 4), (100, 10_000, 8), (900, 800, 1)],
 )
 def test_micro_batches_divide_the_batch_and_fit(longest: int, tokens: int, expected: int) -> None:
-    assert micro_batch([10, longest, 50], 8, tokens) == expected
+    assert largest_micro_batch(longest, 8, tokens) == expected
 
 
 def test_six_rows_split_into_what_divides_six() -> None:
-    assert micro_batch([100], 6, 400) == 3
+    assert largest_micro_batch(100, 6, 400) == 3
 
 
 def test_an_epoch_holds_every_row_once_and_can_be_repeated() -> None:
@@ -55,7 +56,7 @@ def test_fewer_rows_than_a_batch() -> None:
 def test_after_an_attempt_without_enough_memory_fewer_rows_go_at_once(
     most: int | None, expected: int
 ) -> None:
-    assert micro_batch([10], 8, 10_000, most) == expected
+    assert largest_micro_batch(10, 8, 10_000, most) == expected
 
 
 @pytest.mark.parametrize(
@@ -65,12 +66,12 @@ def test_after_an_attempt_without_enough_memory_fewer_rows_go_at_once(
 def test_a_job_s_micro_batch_and_what_memory_has_shown_both_hold(
     asked: int | None, after_out_of_memory: int | None, expected: int
 ) -> None:
-    from narrowcast_trainer.engines.loop import rows_in_a_micro_batch
+    from narrowcast_trainer.engines.loop import training_micro_batch
 
     task: Any = SimpleNamespace(
         hyperparameters=Hyperparameters(micro_batch=asked),
-        settings=TrainingSettings(micro_batch_tokens=10_000),
-        train=[SimpleNamespace(input_ids=[0] * 10)],
-        most_rows_at_once=after_out_of_memory,
+        settings=TrainingSettings(micro_batch_tokens=80),
+        train=[SimpleNamespace(input_ids=[0] * length) for length in (3, 10, 5)],
+        max_micro_batch=after_out_of_memory,
     )
-    assert rows_in_a_micro_batch(task) == expected
+    assert training_micro_batch(task) == expected

@@ -187,7 +187,7 @@ def test_a_finished_job_is_compared_with_its_own_estimate(llama_8b: dict[str, An
     )
     spec = TrainingSpec(base_model="llama", dataset="ds", adapter_id="a")
     metrics = {
-        "micro_batch_rows": 2,
+        "micro_batch": 2,
         "longest_row_tokens": 2048,
         "peak_memory_bytes": 10 * GIB,
         "steps": 351,

@@ -46,7 +46,7 @@ def test_a_process_without_memory_says_what_to_do(supervision: Supervision) -> N
     supervision._outcome = Failed(code="out_of_memory", message="all trials failed")
     with pytest.raises(OutOfMemory) as said:
         supervision._conclude(1, None, kernel_killed=False)
-    assert (said.value.code, said.value.message, said.value.rows_at_once) == (
+    assert (said.value.code, said.value.message, said.value.micro_batch) == (
         "out_of_memory",
         "all trials failed",
         4,

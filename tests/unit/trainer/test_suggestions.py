@@ -6,7 +6,7 @@ import pytest
 
 from narrowcast.sweeps import Trial, best_trial
 from narrowcast.training import Hyperparameters
-from narrowcast_trainer.suggestions import hopeless, suggest
+from narrowcast_trainer.suggestions import should_prune, suggest
 
 SPACE = {
     "learning_rate": [1e-5, 1e-3],
@@ -66,16 +66,16 @@ def test_the_same_trials_give_the_same_next_one() -> None:
         assert 1e-5 <= values.learning_rate <= 1e-3
 
 
-def test_a_trial_above_the_median_is_hopeless_once_four_are_complete() -> None:
+def test_a_trial_above_the_median_is_pruned_once_four_are_complete() -> None:
     hyper = _hyper()
     complete = [trial for trial in _swept(hyper, 8) if trial.state == "complete"]
     assert len(complete) == 6
     values = complete[0].hyperparameters
-    assert hopeless(hyper, complete, values, [9.0])
-    assert not hopeless(hyper, complete, values, [0.5])
+    assert should_prune(hyper, complete, values, [9.0])
+    assert not should_prune(hyper, complete, values, [0.5])
     # Its best loss counts, not its last.
-    assert not hopeless(hyper, complete, values, [0.0001, 9.0])
-    assert not hopeless(hyper, complete[:3], values, [9.0])
+    assert not should_prune(hyper, complete, values, [0.0001, 9.0])
+    assert not should_prune(hyper, complete[:3], values, [9.0])
 
 
 def test_the_best_is_complete_and_the_earlier_of_two() -> None:

@@ -175,7 +175,7 @@ def _plan(question: Question, hyperparameters: Hyperparameters, node: NodeFacts,
         max_length=hyperparameters.max_length,
         longest=question.longest_row,
         tokens=node.micro_batch_tokens,
-        most_rows=hyperparameters.micro_batch,
+        max_micro_batch=hyperparameters.micro_batch,
     )
     micro_batch, length = batching.largest_pass()
     stored = hyperparameters.quantization

@@ -110,7 +110,7 @@ def _configuration(
         trainable_parameters=last and last.trainable_parameters,
         all_parameters=last and last.all_parameters,
         batch_size=hyper.batch_size,
-        micro_batch_rows=last and last.micro_batch_rows,
+        micro_batch=last and last.micro_batch,
         accumulation_steps=last and last.accumulation_steps,
         devices=last and last.devices,
         epochs=hyper.n_epochs,

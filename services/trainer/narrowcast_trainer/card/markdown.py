@@ -98,9 +98,9 @@ def _configuration(card: TrainingCard) -> Rows:
 
 def _batch(card: TrainingCard) -> str:
     it = card.configuration
-    if it.micro_batch_rows is None or it.accumulation_steps is None:
+    if it.micro_batch is None or it.accumulation_steps is None:
         return str(it.batch_size)
-    parts = f"{it.micro_batch_rows} at once × {it.accumulation_steps} accumulated"
+    parts = f"{it.micro_batch} at once × {it.accumulation_steps} accumulated"
     return f"{it.batch_size} ({parts}{f' × {it.devices} devices' if (it.devices or 1) > 1 else ''})"
 
 

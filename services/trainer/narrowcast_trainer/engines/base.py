@@ -32,15 +32,15 @@ class TrainingTask:
     stop: StopSignal
     save_checkpoint: Callable[[Path, int, float], None]
     """Takes the folder that the trainer wrote, its step, and the seconds trained so far."""
-    most_rows_at_once: int | None = None
+    max_micro_batch: int | None = None
     """In one forward pass; None: as many as ``settings.micro_batch_tokens`` allows."""
     run_name: str = ""
     """By which a tracker knows it."""
-    hopeless: "Hopeless | None" = None
+    should_prune: "ShouldPrune | None" = None
     """Asked after each validation whether the run, one of several, is worth its remaining epochs."""
 
 
-class Hopeless(Protocol):
+class ShouldPrune(Protocol):
     """Judges a run by its validation losses, one an epoch."""
 
     def __call__(self, losses: Sequence[float], *, last: bool) -> bool:
@@ -59,7 +59,7 @@ class Trained:
     """``train_loss`` (nats per trained token, the last epoch's), ``valid_loss`` and ``best_step`` (of the
     evaluation whose weights these are), ``seconds`` (over all attempts), ``steps``, ``tokens_per_s``
     (this attempt's, padding left out), ``trainable_parameters``, ``peak_memory_bytes`` (what PyTorch
-    reserved on CUDA, without one the process's), ``micro_batch_rows``, ``longest_row_tokens``."""
+    reserved on CUDA, without one the process's), ``micro_batch``, ``longest_row_tokens``."""
     record: RunRecord
     """Of all attempts; the training card is made of it."""
     trials: tuple[Trial, ...] = ()

@@ -105,14 +105,14 @@ class JobCallback(TrainerCallback):
                 f" for {patience} epochs"
             )
             self.finished = control.should_training_stop = True
-        if agreed(self._hopeless(evaluations)):
+        if agreed(self._should_prune(evaluations)):
             self._task.reporter.note("given up: other trials had a lower validation loss by now")
             self.finished = control.should_training_stop = True
         self._stop_or_save(control)
 
-    def _hopeless(self, evaluations: Evaluations) -> bool:
+    def _should_prune(self, evaluations: Evaluations) -> bool:
         losses = [loss for _, loss in evaluations.losses]
-        return self._task.hopeless is not None and self._task.hopeless(losses, last=self.finished)
+        return self._task.should_prune is not None and self._task.should_prune(losses, last=self.finished)
 
     def _stop_or_save(self, control: Any) -> None:
         stop = self._task.stop

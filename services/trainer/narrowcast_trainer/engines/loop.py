@@ -13,7 +13,8 @@ from transformers import AutoTokenizer, DataCollatorForSeq2Seq, PrinterCallback
 
 from narrowcast.errors import JobFailed
 from narrowcast.estimates.duration import steps
-from narrowcast_trainer.batches import MICRO_BATCH_TOKENS, LengthGrouped, fillers, micro_batch
+from narrowcast.estimates.shapes import largest_micro_batch
+from narrowcast_trainer.batches import MICRO_BATCH_TOKENS, LengthGrouped, fillers
 from narrowcast_trainer.data import IGNORED, Example, filler
 from narrowcast_trainer.engines.base import Trained, TrainingStopped, TrainingTask
 from narrowcast_trainer.engines.best import save_adapter
@@ -59,12 +60,12 @@ def run(
     """
     started = time.monotonic()
     forget_earlier_runs()
-    rows_at_once = rows_in_a_micro_batch(task)
-    task.reporter.send(Prepared(rows_at_once=rows_at_once))
+    micro_batch = training_micro_batch(task)
+    task.reporter.send(Prepared(micro_batch=micro_batch))
     callback = JobCallback(task, overflows=precision.autocast is torch.float16)
     recorder = Recorder(task, stored)
     # Before the model is loaded: with it the ranks of a training find one another.
-    all_arguments = arguments_class(**common_arguments(task, precision, rows_at_once) | arguments)
+    all_arguments = arguments_class(**common_arguments(task, precision, micro_batch) | arguments)
     if all_arguments.world_size != world_size():
         # Each would train alone on all rows, without a word. unsloth switches ranks off where it is imported
         # before there are any and sees one GPU.
@@ -94,7 +95,7 @@ def run(
         "peak_memory_bytes": float(peak_memory()),
         "trainable_parameters": float(model.num_parameters(only_trainable=True)),
         # What the memory was needed for; estimates learn from it.
-        "micro_batch_rows": float(rows_at_once),
+        "micro_batch": float(micro_batch),
         "longest_row_tokens": float(max(lengths(task))),
     }
     return Trained(adapter, stored, metrics, recorder.record())
@@ -141,7 +142,7 @@ def build_trainer(
     return trainer
 
 
-def common_arguments(task: TrainingTask, precision: Precision, rows_at_once: int) -> dict[str, Any]:
+def common_arguments(task: TrainingTask, precision: Precision, micro_batch: int) -> dict[str, Any]:
     """Return what the ``TrainingArguments`` of every engine have in common."""
     hyper = task.hyperparameters
     cuda = torch.cuda.is_available()
@@ -149,9 +150,9 @@ def common_arguments(task: TrainingTask, precision: Precision, rows_at_once: int
     return {
         "output_dir": str(task.scratch),
         "num_train_epochs": hyper.n_epochs,
-        "per_device_train_batch_size": rows_at_once,
-        "per_device_eval_batch_size": _validation_rows_at_once(task, rows_at_once),
-        "gradient_accumulation_steps": hyper.batch_size // (rows_at_once * world_size()),
+        "per_device_train_batch_size": micro_batch,
+        "per_device_eval_batch_size": _validation_micro_batch(task, micro_batch),
+        "gradient_accumulation_steps": hyper.batch_size // (micro_batch * world_size()),
         "learning_rate": hyper.learning_rate * hyper.learning_rate_multiplier,
         "lr_scheduler_type": hyper.scheduler,
         "warmup_steps": _warmup_steps(task),
@@ -188,18 +189,18 @@ def is_sharded(task: TrainingTask) -> bool:
     return world_size() > 1 and task.settings.parallelism == "fsdp"
 
 
-def rows_in_a_micro_batch(task: TrainingTask) -> int:
+def training_micro_batch(task: TrainingTask) -> int:
     """Return how many rows go through the model at once."""
     rows_of_a_rank = task.hyperparameters.batch_size // world_size()
-    limits = (task.hyperparameters.micro_batch, task.most_rows_at_once)
+    limits = (task.hyperparameters.micro_batch, task.max_micro_batch)
     most = min((limit for limit in limits if limit is not None), default=None)
-    return micro_batch(lengths(task), rows_of_a_rank, _tokens_at_once(task), most)
+    return largest_micro_batch(max(lengths(task)), rows_of_a_rank, _tokens_at_once(task), most)
 
 
-def _validation_rows_at_once(task: TrainingTask, rows_at_once: int) -> int:
+def _validation_micro_batch(task: TrainingTask, micro_batch: int) -> int:
     """Return as many as in training, fewer where validation rows are longer."""
-    longest = [len(example.input_ids) for example in task.validation]
-    return micro_batch(longest, rows_at_once, _tokens_at_once(task)) if longest else rows_at_once
+    longest = max((len(example.input_ids) for example in task.validation), default=0)
+    return largest_micro_batch(longest, micro_batch, _tokens_at_once(task))
 
 
 def _tokens_at_once(task: TrainingTask) -> int:

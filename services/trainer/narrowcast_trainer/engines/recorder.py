@@ -98,7 +98,7 @@ def _attempt(task: TrainingTask, stored: Quantization, args: Any, state: Any, mo
         precision="bfloat16" if args.bf16 else "float16" if args.fp16 else "float32",
         quantization=stored,
         optimizer=str(getattr(args.optim, "value", args.optim)),
-        micro_batch_rows=args.per_device_train_batch_size,
+        micro_batch=args.per_device_train_batch_size,
         accumulation_steps=args.gradient_accumulation_steps,
         trainable_parameters=trainable,
         all_parameters=everything,
