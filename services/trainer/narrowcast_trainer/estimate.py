@@ -13,10 +13,9 @@ from narrowcast.estimates.architecture import Architecture, read_architecture
 from narrowcast.estimates.estimate import Estimate, Plan, estimate
 from narrowcast.estimates.history import NodeFacts
 from narrowcast.estimates.memory import GIB
-from narrowcast.estimates.shapes import Batching, Range, TrainingShape
-from narrowcast_trainer.batches import MICRO_BATCH_TOKENS
+from narrowcast.estimates.shapes import Batching, Range, TrainingShape, ranks_that_share
 from narrowcast_trainer.estimate_table import PAPER, table
-from narrowcast_trainer.node import cpu_facts, first_gpu
+from narrowcast_trainer.node import cpu_facts, first_gpu, gpu_facts
 from narrowcast_trainer.settings import TrainingSettings
 
 _REFERENCE: Final = ("Tesla T4", 15 * GIB)
@@ -75,6 +74,13 @@ def _parser() -> argparse.ArgumentParser:
         metavar="GIB",
         help="its memory, needed with --gpu; or this machine's",
     )
+    add("--gpus", type=_positive, default=1, help="that share the training (%(default)s)")
+    add(
+        "--parallelism",
+        choices=("ddp", "fsdp"),
+        default="ddp",
+        help="how they share it: each holds the base, or a part of it (%(default)s)",
+    )
     add("--cores", type=_positive, help="of the CPU, with --device cpu; all that this process may use")
     add("--json", action="store_true", help="print JSON, in bytes and minutes")
     add("--table", action="store_true", help="print docs/estimates.md: common bases, the paper's recipe")
@@ -107,44 +113,38 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _node(options: argparse.Namespace) -> NodeFacts:
-    settings = TrainingSettings(threads=options.cores)
+    if options.parallelism == "fsdp" and options.gpus == 1:
+        raise InvalidInput("fsdp shares a base among GPUs: --gpus must be above 1", param="gpus")
+    settings = TrainingSettings(
+        threads=options.cores, nproc_per_node=options.gpus, parallelism=options.parallelism
+    )
     if options.device == "cpu":
         node = cpu_facts(settings)
     elif options.gpu:
         if not options.gpu_memory:
             raise InvalidInput("--gpu-memory says how much memory that GPU has", param="gpu_memory")
-        node = _gpu(options.gpu, 1)
+        node = gpu_facts(options.gpu, 1, settings, "unsloth")
     else:
-        node = _gpu(*(first_gpu() or _REFERENCE))
+        node = gpu_facts(*(first_gpu() or _REFERENCE), settings, "unsloth")
     memory = int(options.gpu_memory * GIB) if options.gpu_memory else node.memory_bytes
     return node.model_copy(update={"memory_bytes": memory})
 
 
-def _gpu(name: str, memory: int) -> NodeFacts:
-    tokens = MICRO_BATCH_TOKENS["cuda"]
-    return NodeFacts(
-        name=name,
-        device="cuda",
-        memory_bytes=memory,
-        engine="unsloth",
-        quantization="nf4",
-        micro_batch_tokens=tokens,
-    )
-
-
 def _estimate(architecture: Architecture, options: argparse.Namespace) -> Estimate:
-    if options.micro_batch and options.batch_size % options.micro_batch:
-        raise InvalidInput(
-            f"a batch of {options.batch_size} rows cannot be cut into micro-batches of {options.micro_batch}",
-            code="invalid_hyperparameter",
-            param="micro_batch",
-        )
     node = _node(options)
     batching = Batching(
         batch_sizes=(options.batch_size,),
+        ranks=ranks_that_share([options.batch_size], node.gpus),
         max_length=options.max_length,
         max_micro_batch=options.micro_batch or PAPER.micro_batch,
     )
+    (share,) = batching.shares
+    if options.micro_batch and share % options.micro_batch:
+        raise InvalidInput(
+            f"a batch of {share} rows a GPU cannot be cut into micro-batches of {options.micro_batch}",
+            code="invalid_hyperparameter",
+            param="micro_batch",
+        )
     micro_batch, length = batching.largest_pass()
     shape = TrainingShape(
         rank=options.rank,
@@ -153,6 +153,8 @@ def _estimate(architecture: Architecture, options: argparse.Namespace) -> Estima
         engine=options.engine or node.engine,
         quantization=options.quantization or node.quantization,
         autocast=node.bf16,
+        ranks=batching.ranks,
+        parallelism=node.parallelism,
     )
     return estimate(
         architecture, Plan(shape, options.rows, options.epochs, batching, options.tokens_per_row), node
@@ -168,7 +170,8 @@ def _as_json(found: Estimate) -> str:
 
 def _as_text(found: Estimate) -> str:
     lines = [
-        f"{found.trainable_parameters:,} trainable of {found.parameters:,} parameters, {found.steps} steps",
+        f"{found.trainable_parameters:,} trainable of {found.parameters:,} parameters, {found.steps} steps"
+        + (f", on each of {found.gpus} GPUs" if found.gpus > 1 else ""),
         f"{'GiB':24}{'low':>9}{'expected':>10}{'high':>9}",
     ]
     lines += [f"{name.replace('_', ' '):24}" + _figures(value * (1 / GIB), 2) for name, value in found.memory]

@@ -65,9 +65,17 @@ reserved lies idle. Neither can be known from a `config.json`, so the middle is 
 gradients and optimizer are exact. Beyond some 20,000 tokens a row the upper end is that of Unsloth's
 published table, which grows faster than what is counted here.
 
-Not counted: where several GPUs train under `ddp`, PyTorch's buckets hold the gradients once more (0.6 GiB for
-8B at rank 64). On a card that a base hardly fits, unsloth moves the input embedding into the host's memory by
+Not counted: on a card that a base hardly fits, unsloth moves the input embedding into the host's memory by
 itself, and takes that much less.
+
+## Several GPUs
+
+Where the trainer shares a training among several `gpus`, memory is what each of them needs, and batches are
+cut from its share (`--gpus`, `--parallelism`). Under `ddp` gradients count twice, for the buckets by which
+the ranks exchange them. Under `fsdp` each GPU has its part of a 16-bit base, of LoRA, gradients and float32
+optimizer states, and two to three layers and the output layer whole while it computes with them. Minutes
+reach from those of one GPU to those of all at full speed. None of it has been measured on several GPUs, and
+what their jobs take corrects no estimate.
 
 ## Rows that are there
 

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from narrowcast import logs
 from narrowcast.estimates.history import EstimateFacts, NodeFacts
+from narrowcast.estimates.shapes import Engine
 from narrowcast_trainer.batches import MICRO_BATCH_TOKENS
 from narrowcast_trainer.settings import TrainingSettings
 
@@ -27,14 +28,22 @@ def node_facts(settings: TrainingSettings) -> NodeFacts:
     if gpu is None:
         return cpu_facts(settings)
     name, memory = gpu
+    engine: Engine = "peft" if find_spec("unsloth") is None else "unsloth"
+    return gpu_facts(name, int(memory * settings.gpu_memory_share), settings, engine)
+
+
+def gpu_facts(name: str, memory_bytes: int, settings: TrainingSettings, engine: Engine) -> NodeFacts:
+    """Return what a node with such GPUs, and ``engine`` installed, is."""
     sharded = settings.parallelism == "fsdp"
     return NodeFacts(
         name=name,
         device="cuda",
-        memory_bytes=int(memory * settings.gpu_memory_share),
-        engine="peft" if sharded or find_spec("unsloth") is None else "unsloth",
+        memory_bytes=memory_bytes,
+        engine="peft" if sharded else engine,
         quantization="none" if sharded else "nf4",
         micro_batch_tokens=settings.micro_batch_tokens or MICRO_BATCH_TOKENS["cuda"],
+        gpus=settings.nproc_per_node,
+        parallelism=settings.parallelism,
     )
 
 

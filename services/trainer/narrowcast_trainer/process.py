@@ -68,7 +68,7 @@ class Supervision:
         self._told: tuple[int | None, int] = (None, 0)
         """Trial and step of the newest event with a step's metrics."""
         self._outcome: Completed | Stopped | Failed | None = None
-        self._rows_at_once = 0
+        self._micro_batch = 0
         self._stopping: type[Exception] | None = None
         self._kill_at = float("inf")
 
@@ -107,7 +107,7 @@ class Supervision:
             with suppress(Cancelled, Interrupted, LeaseLost):  # seen again, and acted on, by _stop_if_due
                 self._running.progress(step=event.step)
         elif isinstance(event, Prepared):
-            self._rows_at_once = event.micro_batch
+            self._micro_batch = event.micro_batch
         elif isinstance(event, Measured):
             self._measured(event.metrics)
         elif isinstance(event, Completed | Stopped | Failed):
@@ -176,12 +176,12 @@ class Supervision:
             return self._outcome.result
         if isinstance(self._outcome, Failed):
             if self._outcome.code == OutOfMemory.code:
-                raise OutOfMemory(self._outcome.message, self._rows_at_once)
+                raise OutOfMemory(self._outcome.message, self._micro_batch)
             raise self._outcome.as_error()
         if self._stopping is Interrupted or isinstance(self._outcome, Stopped):
             raise Interrupted
         if status == -signal.SIGKILL and kernel_killed:
-            raise OutOfMemory(self._order.out_of_memory, self._rows_at_once)
+            raise OutOfMemory(self._order.out_of_memory, self._micro_batch)
         work = self._order.work
         raise ProcessCrashed(_how_it_ended(work, status, exception), code=f"{work}_crashed")
 

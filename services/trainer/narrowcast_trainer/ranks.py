@@ -21,6 +21,7 @@ from pydantic import BaseModel, ValidationError
 
 from narrowcast import logs
 from narrowcast.errors import JobFailed, NarrowcastError
+from narrowcast.estimates.shapes import ranks_that_share
 from narrowcast.training import EngineName, Hyperparameters
 from narrowcast_trainer.checkpoints import Resumable
 from narrowcast_trainer.data import Example
@@ -57,9 +58,7 @@ class RankOrder(BaseModel):
 
 def rank_count(settings: TrainingSettings, hyper: Hyperparameters) -> int:
     """Return on how many ranks to train: as many as set, if they share every batch evenly, else fewer."""
-    sizes = {hyper.batch_size, *hyper.batch_sizes}
-    fitting = (n for n in range(settings.nproc_per_node, 0, -1) if all(size % n == 0 for size in sizes))
-    return next(fitting)
+    return ranks_that_share(hyper.batch_sizes, settings.nproc_per_node)
 
 
 def world_size() -> int:

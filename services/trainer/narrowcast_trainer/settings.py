@@ -2,14 +2,13 @@
 
 import tempfile
 from pathlib import Path
-from typing import Literal, Self
+from typing import Self
 
 from pydantic import BaseModel, Field, HttpUrl, SecretStr, model_validator
 
+from narrowcast.estimates.shapes import Parallelism
 from narrowcast.settings import Settings
 from narrowcast_trainer.trackers import TrackerName
-
-Parallelism = Literal["ddp", "fsdp"]
 
 
 class TrainingSettings(BaseModel):

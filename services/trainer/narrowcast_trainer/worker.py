@@ -16,8 +16,9 @@ from narrowcast.jobs.reaper import Reaper
 from narrowcast.jobs.records import JobKind
 from narrowcast.jobs.running import RunningJob, run_next_job
 from narrowcast.jobs.worker import create_worker_app, run_worker_app
-from narrowcast_trainer.export.job import export, sweep_exports
-from narrowcast_trainer.job import sweep_adapters, sweep_checkpoints, sweep_work_dir, train
+from narrowcast_trainer.export.job import export
+from narrowcast_trainer.job import train
+from narrowcast_trainer.leftovers import sweep_adapters, sweep_checkpoints, sweep_exports, sweep_work_dir
 from narrowcast_trainer.node import report_node
 from narrowcast_trainer.observing import observe
 from narrowcast_trainer.settings import TrainerSettings, TrainingSettings

@@ -78,10 +78,12 @@ def _options(shape: TrainingShape, batching: Batching, best_engine: Engine) -> d
     fewer = range(shape.micro_batch - 1, 0, -1)
     return {
         "max_length": _halves(shape.length, _SHORTEST),
-        "micro_batch": [rows for rows in fewer if any(size % rows == 0 for size in batching.batch_sizes)],
+        "micro_batch": [rows for rows in fewer if any(share % rows == 0 for share in batching.shares)],
         "rank": _halves(shape.rank, _LOWEST_RANK),
         "engine": [best_engine] if on_gpu and best_engine != shape.engine == "peft" else [],
-        "quantization": ["nf4"] if on_gpu and shape.quantization != "nf4" else [],
+        "quantization": ["nf4"]
+        if on_gpu and shape.parallelism != "fsdp" and shape.quantization != "nf4"
+        else [],
     }
 
 

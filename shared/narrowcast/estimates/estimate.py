@@ -10,7 +10,7 @@ from narrowcast.estimates.architecture import Architecture
 from narrowcast.estimates.duration import steps, tokens_per_second
 from narrowcast.estimates.history import Correction, NodeFacts
 from narrowcast.estimates.memory import context, memory_terms, slack
-from narrowcast.estimates.shapes import Batching, Range, TrainingShape
+from narrowcast.estimates.shapes import Batching, Parallelism, Range, TrainingShape
 
 Fits = Literal["yes", "perhaps", "no"]
 _SECONDS_A_MINUTE: Final = 60
@@ -76,6 +76,9 @@ class Estimate(BaseModel):
     """None for a GPU whose speed is not known."""
     device: str
     device_memory_bytes: int
+    gpus: int
+    """That share the training; memory is what each of them needs."""
+    parallelism: Parallelism
     fits: Fits
     """``perhaps``: what is expected fits, the upper end does not."""
     changes: list[Change]
@@ -107,6 +110,8 @@ def estimate(
         time=_time(architecture, plan, node, correction),
         device=node.name,
         device_memory_bytes=node.memory_bytes,
+        gpus=plan.shape.ranks,
+        parallelism=plan.shape.parallelism,
         fits=fits,
         changes=[] if fits == "yes" else _changes(architecture, plan, node, correction),
         corrected_by_jobs=correction.jobs,
@@ -142,6 +147,8 @@ def _time(
     if speed is None:
         return None
     speed = speed * correction.speed
+    # From no faster than one GPU, where they wait for one another most of the time, to as fast as all.
+    speed = Range.of(speed.low, speed.high * plan.shape.ranks) if plan.shape.ranks > 1 else speed
     tokens = plan.trials * plan.rows * plan.epochs * tokens_per_row
     minutes = [tokens / rate / _SECONDS_A_MINUTE for rate in (speed.high, speed.expected, speed.low)]
     return TimeEstimate(

@@ -15,7 +15,7 @@ import redis
 from pydantic import BaseModel, Field, ValidationError
 
 from narrowcast.errors import NotFound
-from narrowcast.estimates.shapes import Device, Engine, Quantization
+from narrowcast.estimates.shapes import Device, Engine, Parallelism, Quantization
 
 _M = TypeVar("_M", bound=BaseModel)
 _NODES, _BASES = "nc:estimates:nodes", "nc:estimates:bases"
@@ -42,6 +42,9 @@ class NodeFacts(BaseModel):
     """Likewise."""
     micro_batch_tokens: int = Field(gt=0)
     """Tokens of a forward pass there, at most."""
+    gpus: int = Field(1, ge=1)
+    """That one training uses there, at most."""
+    parallelism: Parallelism = "ddp"
     cores: int = Field(1, ge=1)
     bf16: bool = True
     """Whether a CPU multiplies in bf16."""

@@ -53,23 +53,47 @@ two measured trainings of SmolLM2-135M held beyond the terms below (1.28 and 1.3
 
 
 def memory_terms(architecture: Architecture, shape: TrainingShape) -> dict[str, Range]:
-    """Return what PyTorch allocates at the peak, by purpose.
+    """Return what PyTorch allocates at the peak, by purpose; on each GPU, where several share the training.
 
     Raises:
-        InvalidInput: ``unsloth`` without CUDA.
+        InvalidInput: ``engine_unavailable``, ``quantization_unavailable`` or ``batch_size_not_shared``: no
+            training goes like that.
     """
-    if shape.engine == "unsloth" and shape.device == "cpu":
-        raise InvalidInput("the engine unsloth needs CUDA", code="engine_unavailable", param="engine")
-    trainable = architecture.lora_parameters(shape.rank, shape.modules)
-    return {
+    _check(shape)
+    trainable = architecture.lora_parameters(shape.rank, shape.modules) * _FLOAT
+    terms = {
         "weights": Range.of(_weights(architecture, shape)),
         "quantization_constants": Range.of(_constants(architecture, shape)),
         # float32 in both engines, whatever the base's type: bf16 would swallow small updates.
-        "lora": Range.of(trainable * _FLOAT),
-        "gradients": Range.of(trainable * _FLOAT),
+        "lora": Range.of(trainable),
+        "gradients": Range.of(trainable),
         "optimizer": Range.of(_optimizer(architecture, shape)),
         "activations": activations(architecture, shape),
     }
+    if shape.parallelism == "fsdp":
+        for name in ("weights", "lora", "gradients", "optimizer"):
+            terms[name] *= 1 / shape.ranks
+        terms["weights"] += _gathered(architecture)
+    elif shape.ranks > 1:
+        # DDP's buckets, by which ranks exchange gradients, are copies (gradient_as_bucket_view is off).
+        terms["gradients"] *= 2
+    return terms
+
+
+def _check(shape: TrainingShape) -> None:
+    if shape.engine == "unsloth" and shape.device == "cpu":
+        raise InvalidInput("the engine unsloth needs CUDA", code="engine_unavailable", param="engine")
+    if shape.parallelism != "fsdp":
+        return
+    if shape.engine == "unsloth":
+        message = "bases are sharded over GPUs there, which the engine peft alone can do"
+        raise InvalidInput(message, code="engine_unavailable", param="engine")
+    if shape.quantization != "none":
+        message = f"bases are sharded over GPUs there, and one in {shape.quantization} cannot be"
+        raise InvalidInput(message, code="quantization_unavailable", param="quantization")
+    if shape.ranks == 1:
+        message = "bases are sharded over GPUs there, no two of which share such a batch evenly"
+        raise InvalidInput(message, code="batch_size_not_shared", param="batch_size")
 
 
 def slack(allocated: Range) -> Range:
@@ -98,6 +122,18 @@ def _weights(architecture: Architecture, shape: TrainingShape) -> int:
     return architecture.parameters * element
 
 
+def _gathered(architecture: Architecture) -> Range:
+    """Return what a GPU holds of the others' parts of a base for the while that it computes with them.
+
+    FSDP2 gathers layer by layer, the next one while it computes (``fully_shard``): two layers, and a third
+    where one is still in the buffer that it came in. Output layer and last norm are a unit that stays from
+    the end of the forward pass on (accelerate 1.15, ``fsdp2_prepare_model``).
+    """
+    layer = architecture.linear_weights // architecture.layers * _HALF
+    tail = architecture.vocabulary * architecture.hidden * _HALF
+    return Range.of(max(2 * layer, layer + tail), 3 * layer + tail)
+
+
 def _constants(architecture: Architecture, shape: TrainingShape) -> int:
     if shape.quantization == "none":
         return 0
@@ -114,14 +150,16 @@ def _nf4_constants(linear: Linear) -> int:
 
 
 def _optimizer(architecture: Architecture, shape: TrainingShape) -> int:
-    # On a CPU torch.optim.AdamW, two float32 states; on CUDA bitsandbytes' adamw_8bit.
+    # On CUDA bitsandbytes' adamw_8bit; on a CPU, and of parts of tensors, torch.optim.AdamW with two float32
+    # states.
+    eight_bit = shape.device == "cuda" and shape.parallelism != "fsdp"
     tensors = [
         shape.rank * side
         for linear in architecture.targets(shape.modules)
         for side in (linear.inputs, linear.outputs)
     ]
     return architecture.layers * sum(
-        _adam_8bit(size) if shape.device == "cuda" else size * _ADAM_STATES * _FLOAT for size in tensors
+        _adam_8bit(size) if eight_bit else size * _ADAM_STATES * _FLOAT for size in tensors
     )
 
 

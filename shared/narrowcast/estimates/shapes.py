@@ -1,5 +1,6 @@
 """What an estimate is asked about, and the ranges it answers in."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final, Literal, Self
 
@@ -8,6 +9,8 @@ from pydantic import BaseModel, ConfigDict
 Engine = Literal["unsloth", "peft"]
 Quantization = Literal["nf4", "int8", "none"]
 Device = Literal["cuda", "cpu"]
+Parallelism = Literal["ddp", "fsdp"]
+"""How several GPUs share a training: each holds the base, or a part of it."""
 LONGEST_ROW: Final = 131_072
 """Tokens; no base that is known here has a longer context."""
 
@@ -33,11 +36,20 @@ class TrainingShape:
 
     at_most: bool = False
     """Whether the longest row is not known, so that what is estimated must hold for shorter ones too."""
+    ranks: int = 1
+    """GPUs that share the training; what is estimated is each one's."""
+    parallelism: Parallelism = "ddp"
 
     @property
     def tokens(self) -> int:
         """Tokens in one forward pass."""
         return self.micro_batch * self.length
+
+
+def ranks_that_share(batch_sizes: Iterable[int], most: int) -> int:
+    """Return on how many GPUs to train: ``most``, if they share batches of these sizes evenly, else fewer."""
+    sizes = set(batch_sizes)
+    return next(ranks for ranks in range(most, 0, -1) if all(size % ranks == 0 for size in sizes))
 
 
 def largest_micro_batch(longest: int, batch_size: int, tokens: int, most: int | None = None) -> int:
@@ -67,19 +79,24 @@ class Batching:
     """What one forward pass may hold, padding included; None: any number."""
     max_micro_batch: int | None = None
     """In one forward pass."""
+    ranks: int = 1
+    """GPUs that share each batch evenly."""
+
+    @property
+    def shares(self) -> tuple[int, ...]:
+        """Rows per optimizer step on each GPU."""
+        return tuple(size // self.ranks for size in self.batch_sizes)
 
     def largest_pass(self) -> tuple[int, int]:
         """Return the rows, and the tokens of each, of the forward pass that takes most memory."""
         lengths = {min(self.max_length, self.longest or self.max_length)}
         if self.longest is None and self.tokens is not None:
             # Rows that are all a little shorter may go two at once, and are more together.
-            lengths |= {
-                min(self.max_length, self.tokens // rows) for rows in range(1, max(self.batch_sizes) + 1)
-            }
+            lengths |= {min(self.max_length, self.tokens // rows) for rows in range(1, max(self.shares) + 1)}
         passes = (
             (largest_micro_batch(length, size, self.tokens or length * size, self.max_micro_batch), length)
             for length in lengths - {0}
-            for size in self.batch_sizes
+            for size in self.shares
         )
         return max(passes, key=lambda one: (one[0] * one[1], one[1]))
 

@@ -10,6 +10,7 @@ from narrowcast import logs
 from narrowcast.errors import NotFound
 from narrowcast.jobs.records import Job, JobEvent, JobKind
 from narrowcast.jobs.writing import ACTIVE_KEY, event_of, event_place, events_key, record_key
+from narrowcast.paging import page_of
 from narrowcast.storage import Bucket
 
 _log = logs.get(__name__)
@@ -107,7 +108,7 @@ class JobReader:
         if after is not None and event_place(after) is None:
             raise NotFound("no such event", param="after")
         if not self._redis.exists(key, record_key(job_id)):
-            return _older(self._archived(tenant, job_id).events, after, limit)
+            return page_of(self._archived(tenant, job_id).events[::-1], after, limit, kind="event")
         if after is not None and not self._redis.xrange(key, after, after):
             raise NotFound("no such event", param="after")
         newest = "+" if after is None else f"({after}"
@@ -126,16 +127,6 @@ class JobReader:
 
     def _archived(self, tenant: str, job_id: str) -> JobArchive:
         return JobArchive.model_validate_json(self._archive.get(archive_key(tenant, job_id)))
-
-
-def _older(events: list[JobEvent], after: str | None, limit: int) -> tuple[list[JobEvent], bool]:
-    newest_first = events[::-1]
-    if after is not None:
-        places = [place for place, event in enumerate(newest_first) if event.id == after]
-        if not places:
-            raise NotFound("no such event", param="after")
-        newest_first = newest_first[places[0] + 1 :]
-    return newest_first[:limit], len(newest_first) > limit
 
 
 def index_key(kind: JobKind, tenant: str) -> str:

@@ -116,6 +116,19 @@ def test_without_a_choice_the_largest_gpu_is_taken(gateway: Any, facts: Estimate
     assert on_cpu["memory"]["weights"]["expected"] == 4 * on_cpu["parameters"]
 
 
+def test_where_bases_are_sharded_each_gpu_holds_a_part(gateway: Any, facts: EstimateFacts) -> None:
+    sharing = {"gpus": 4, "parallelism": "fsdp", "engine": "peft", "quantization": "none"}
+    facts.report_node(T4.model_copy(update=sharing), {})
+    asked = {"rows": 936, "longest_row": 2048}
+    found = _ask(gateway, **asked, hyperparameters=PAPER).json()
+    assert (found["gpus"], found["parallelism"], found["quantization"]) == (4, "fsdp", "none")
+    assert found["fits"] == "yes"
+    assert found["memory"]["lora"]["expected"] == found["trainable_parameters"]  # 4 bytes each, on 4 GPUs
+    assert _ask(gateway, **asked, hyperparameters={"batch_size": 6}).json()["gpus"] == 3
+    refused = _ask(gateway, **asked, hyperparameters={"quantization": "nf4"})
+    assert (refused.status_code, refused.json()["error"]["code"]) == (400, "quantization_unavailable")
+
+
 def test_it_learns_from_finished_jobs_of_the_same_gpu_and_engine(gateway: Any, facts: EstimateFacts) -> None:
     before = _ask(gateway, rows=936, longest_row=2048, hyperparameters=PAPER).json()
     for _ in range(5):

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from narrowcast.adapters import AdapterManifest, adapter_prefix
+from narrowcast.adapters import AdapterManifest, BaseModelRef, PromptRef, adapter_prefix
 from narrowcast.artifacts import MANIFEST, publish, read_manifest
 from narrowcast.connections import Connections
 from narrowcast.datasets import DatasetManifest, Row, dataset_prefix, split_file, to_jsonl
@@ -25,10 +25,13 @@ from narrowcast.jobs.records import Job, JobKind, JobStatus
 from narrowcast.prompts import TEMPLATE_ID, instruction_for
 from narrowcast.settings import JobSettings, Settings
 from narrowcast.training import Hyperparameters, TrainingSpec
+from narrowcast_trainer.checkpoints import Checkpoints
 from narrowcast_trainer.protocol import TrainingOrder
 from narrowcast_trainer.settings import TrainerSettings, TrainingSettings
 
 TOY, REAL = "toy", "real"
+WORKER = "a-worker"
+"""Runs what :meth:`Desk.running` returns, if anybody does."""
 _GPUS_ON_CPU = Path(__file__).with_name("gpus_on_cpu")
 _TIMEOUT_S = 240.0
 
@@ -170,6 +173,26 @@ class Desk:
         self.connections.jobs.submit(job)
         return job
 
+    def running(self) -> Job:
+        """Submit a job and claim it as :data:`WORKER`."""
+        return self.connections.jobs.claim(self.submit("ds-0").id, WORKER)
+
+    def publish(self, adapter_id: str, maker: str) -> None:
+        """Put an adapter there as a job does."""
+        manifest = AdapterManifest(
+            id=adapter_id,
+            tenant=self.tenant,
+            base=BaseModelRef(name=TOY, fingerprint="f"),
+            prompt=PromptRef(template="t", hash="h", default_instruction="i"),
+            rank=8,
+            engine="peft",
+            dataset="ds-0",
+            job=maker,
+            metrics={"trained_tokens": 77.0},
+        )
+        prefix = adapter_prefix(self.tenant, adapter_id)
+        publish(self.connections.storage.models, prefix, {"adapter_config.json": b"{}"}, manifest)
+
     def job(self, job_id: str) -> Job:
         """Return the record."""
         return self.connections.jobs.get(job_id)
@@ -217,6 +240,11 @@ class Desk:
 @pytest.fixture
 def desk(connections: Connections, tenant: str) -> Desk:
     return Desk(connections, tenant)
+
+
+@pytest.fixture
+def checkpoints(desk: Desk) -> Checkpoints:
+    return Checkpoints(desk.connections.storage.models, desk.tenant, "ftjob-1", keep=2)
 
 
 @dataclass

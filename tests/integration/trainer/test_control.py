@@ -15,7 +15,8 @@ from narrowcast.jobs.queue import GPU_QUEUE
 from narrowcast.jobs.records import Job, JobStatus
 from narrowcast.jobs.running import Cancelled, run_job
 from narrowcast.jobs.schedule import RunWindow, Schedule
-from narrowcast_trainer.job import sweep_checkpoints, train
+from narrowcast_trainer.job import train
+from narrowcast_trainer.leftovers import sweep_checkpoints
 from narrowcast_trainer.process import Supervision
 from narrowcast_trainer.protocol import Completed
 from narrowcast_trainer.reporter import Reporter

@@ -21,10 +21,10 @@ from narrowcast.ids import new_id
 from narrowcast.jobs.records import Job, JobKind, JobStatus
 from narrowcast.prompts import TEMPLATE_HASH, TEMPLATE_ID, instruction_for
 from narrowcast_trainer.export import space
-from narrowcast_trainer.export.job import sweep_exports
 from narrowcast_trainer.export.merge import merge
 from narrowcast_trainer.export.order import ExportOrder
 from narrowcast_trainer.export.steps import run_export
+from narrowcast_trainer.leftovers import sweep_exports
 from narrowcast_trainer.reporter import Reporter
 from narrowcast_trainer.settings import HubSettings, TrainerSettings
 

@@ -16,13 +16,17 @@ from narrowcast.errors import JobFailed
 from narrowcast.jobs.records import JobStatus
 from narrowcast.sweeps import Trial
 from narrowcast.training import Hyperparameters
-from narrowcast_trainer.checkpoints import Resumable
+from narrowcast_trainer.card.record import RunRecord
+from narrowcast_trainer.checkpoints import Checkpoints, Resumable
 from narrowcast_trainer.engines.base import Trained, TrainingStopped, TrainingTask
-from narrowcast_trainer.protocol import Measured, Note
-from narrowcast_trainer.settings import TrainingSettings
+from narrowcast_trainer.protocol import Measured, Note, Prepared
+from narrowcast_trainer.reporter import Reporter
+from narrowcast_trainer.run import publish_checkpoint
+from narrowcast_trainer.settings import TrainerSettings, TrainingSettings
+from narrowcast_trainer.stop import StopSignal
 from narrowcast_trainer.sweep import Sweep, SweepState, best_so_far, of_running_trial
 
-from .conftest import Desk, Worker, rows
+from .conftest import Desk, Worker, order_of, rows
 from .trainings import HYPER, Kept, StopAtStep, assert_same_weights, events_of, training_task, weights_of
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -214,3 +218,92 @@ def test_without_validation_rows_nothing_starts(desk: Desk, start_worker: Callab
     ended = desk.ended(job.id)
     assert ended.error is not None
     assert ended.error.code == "sweep_without_validation"
+
+
+class _Hungry:
+    """An engine that takes 100 steps, saves every tenth, and needs too much memory at the 60th of a trial."""
+
+    name = "hungry"
+
+    def __init__(self, budget: int) -> None:
+        self.budget = budget
+        """Steps until it is asked to stop."""
+        self.began: list[tuple[int, int]] = []
+        """At which step, with how many rows at once."""
+
+    def train(self, task: TrainingTask) -> Trained:
+        micro_batch, step = task.max_micro_batch or 8, 0
+        task.reporter.send(Prepared(micro_batch=micro_batch))
+        if task.resume:
+            step = json.loads((task.resume.folder / "trainer_state.json").read_text())["global_step"]
+        self.began.append((step, micro_batch))
+        while step < 100:
+            step += 1
+            self.budget -= 1
+            if step == 60 and micro_batch > 4:
+                raise MemoryError
+            if step % 10 == 0 or self.budget <= 0:
+                folder = task.scratch / f"checkpoint-{step}"
+                folder.mkdir(parents=True)
+                (folder / "trainer_state.json").write_text(
+                    json.dumps({"global_step": step, "log_history": []})
+                )
+                task.save_checkpoint(folder, step, 1.0)
+                shutil.rmtree(folder)
+            if self.budget <= 0:
+                raise TrainingStopped(step)
+        adapter = task.scratch / "adapter"
+        adapter.mkdir()
+        assert task.should_prune is not None
+        task.should_prune([1.0], last=True)
+        return Trained(adapter, "none", {"seconds": 1.0, "steps": 100.0}, RunRecord())
+
+    def smoke_test(self, task: TrainingTask, adapter: Path) -> None: ...
+
+
+def test_a_trial_that_ran_out_of_memory_goes_on_with_fewer_rows_also_after_an_interruption(
+    checkpoints: Checkpoints, tmp_path: Path
+) -> None:
+    """Or an attempt that is shorter than a trial would begin the trial again and again."""
+
+    def attempt(number: int, budget: int) -> _Hungry:
+        engine, folder = _Hungry(budget), tmp_path / str(number)
+        task = TrainingTask(
+            base=tmp_path,
+            hyperparameters=Hyperparameters(n_trials=2),
+            settings=TrainingSettings(),
+            train=[],
+            validation=[],
+            pad_id=0,
+            scratch=folder / "run",
+            resume=checkpoints.fetch_newest(folder / "resume"),
+            reporter=Reporter(os.open(os.devnull, os.O_WRONLY)),
+            stop=StopSignal(),
+            save_checkpoint=checkpoints.save,
+        )
+        sweep = Sweep(engine, task)
+        if number < 3:
+            with pytest.raises(TrainingStopped):
+                sweep.run()
+        else:
+            assert [trial.state for trial in sweep.run().trials] == ["complete"] * 2
+        return engine
+
+    assert attempt(1, 60 + 35).began == [(0, 8), (0, 4)]
+    assert attempt(2, 40).began == [(35, 4)]
+    assert attempt(3, 1000).began == [(75, 4), (0, 4)]
+
+
+def test_of_a_sweep_without_any_weights_nothing_is_kept(
+    desk: Desk, trainer_settings: TrainerSettings, tmp_path: Path
+) -> None:
+    job = desk.submit(desk.dataset(rows(4), rows(2, 50)), hyper={"n_trials": 2})
+    own = Checkpoints(desk.connections.storage.models, desk.tenant, job.id, keep=2)
+    (tmp_path / "between" / "kept" / "sweep").mkdir(parents=True)
+    (tmp_path / "between" / "kept" / "sweep" / "sweep.json").write_text(SweepState().model_dump_json())
+    own.save(tmp_path / "between", 1, seconds=1.0)
+    with pytest.raises(JobFailed) as refused:
+        publish_checkpoint(
+            order_of(job, trainer_settings), Reporter(os.open(os.devnull, os.O_WRONLY)), StopSignal()
+        )
+    assert refused.value.code == "no_checkpoint"

@@ -95,3 +95,29 @@ def test_an_unknown_gpu_has_memory_but_no_minutes(llama: Architecture, t4: NodeF
     found = estimate(llama, Plan(TrainingShape(64, 2048, 2), 936, 3, BATCHES), node)
     assert found.time is None
     assert found.fits == "yes"
+
+
+def test_what_is_sharded_is_not_told_to_be_quantised(llama: Architecture, t4: NodeFacts) -> None:
+    """Two cards of 16 GiB hold an 8B base in 16 bits, which one does not; smaller ones need shorter rows."""
+    node = t4.model_copy(update={"parallelism": "fsdp", "gpus": 2, "engine": "peft", "quantization": "none"})
+    batching = Batching((8,), max_length=2048, max_micro_batch=2, ranks=2)
+    sharded = TrainingShape(64, 2048, 2, "peft", "none", ranks=2, parallelism="fsdp")
+
+    def on(gib: float) -> Estimate:
+        there = node.model_copy(update={"memory_bytes": int(gib * GIB)})
+        return estimate(llama, Plan(sharded, 936, 3, batching), there)
+
+    assert (on(16).fits, on(16).gpus) == ("yes", 2)
+    assert on(13).changes
+    assert not {"engine", "quantization"} & {name for change in on(13).changes for name in change.settings}
+    one = dataclasses.replace(sharded, ranks=1, parallelism="ddp")
+    assert estimate(llama, Plan(one, 936, 3, batching), t4).fits == "no"
+
+
+def test_several_gpus_are_at_best_as_fast_as_all_of_them(llama: Architecture, t4: NodeFacts) -> None:
+    alone = estimate(llama, Plan(TrainingShape(64, 2048, 2), 936, 3, BATCHES), t4).time
+    four = estimate(llama, Plan(TrainingShape(64, 2048, 2, ranks=4), 936, 3, BATCHES), t4).time
+    assert alone
+    assert four
+    assert four.minutes.high == pytest.approx(alone.minutes.high)
+    assert four.minutes.low == pytest.approx(alone.minutes.low / 4)

@@ -158,3 +158,50 @@ def test_a_cpu_s_process_is_as_large_as_was_measured(
     required = estimate_memory(smollm2, shape).required
     assert required.low < measured < required.high
     assert required.expected == pytest.approx(measured, rel=0.1)
+
+
+def _shared(ranks: int, parallelism: Any, **changes: Any) -> TrainingShape:
+    return dataclasses.replace(PAPER, ranks=ranks, parallelism=parallelism, **changes)
+
+
+def test_under_ddp_gradients_are_there_twice(llama: Architecture) -> None:
+    import inspect
+
+    from torch.nn.parallel import DistributedDataParallel
+
+    assert not inspect.signature(DistributedDataParallel).parameters["gradient_as_bucket_view"].default
+    alone, shared = memory_terms(llama, PAPER), memory_terms(llama, _shared(2, "ddp"))
+    assert shared.pop("gradients") == alone.pop("gradients") * 2
+    assert shared == alone
+
+
+def test_under_fsdp_each_gpu_has_its_part_and_what_it_computes_with(llama: Architecture) -> None:
+    whole = dataclasses.replace(PAPER, engine="peft", quantization="none")
+    alone = memory_terms(llama, whole)
+    layer, tail = llama.linear_weights // llama.layers * 2, llama.vocabulary * llama.hidden * 2
+    for ranks in (2, 4, 8):
+        shared = memory_terms(llama, _shared(ranks, "fsdp", engine="peft", quantization="none"))
+        part = alone["weights"].low / ranks
+        assert shared["weights"].low == pytest.approx(part + layer + tail)
+        assert shared["weights"].high == pytest.approx(part + 3 * layer + tail)
+        for name in ("lora", "gradients"):
+            assert shared[name].expected == alone[name].expected / ranks
+        # Two float32 states a parameter, where a whole tensor has two of 8 bits.
+        assert shared["optimizer"].expected == 2 * shared["lora"].expected
+        assert shared["activations"] == alone["activations"]
+
+
+@pytest.mark.parametrize(
+    ("ranks", "changes", "code"),
+    [
+        (2, {"engine": "unsloth", "quantization": "none"}, "engine_unavailable"),
+        (2, {"engine": "peft", "quantization": "nf4"}, "quantization_unavailable"),
+        (1, {"engine": "peft", "quantization": "none"}, "batch_size_not_shared"),
+    ],
+)
+def test_what_cannot_be_sharded_is_not_estimated(
+    llama: Architecture, ranks: int, changes: dict[str, Any], code: str
+) -> None:
+    with pytest.raises(InvalidInput) as refused:
+        memory_terms(llama, _shared(ranks, "fsdp", **changes))
+    assert refused.value.code == code

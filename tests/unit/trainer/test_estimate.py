@@ -64,6 +64,23 @@ def test_rows_at_once_divide_the_batch(
     assert _json(capsys, *one) == _json(capsys, *one, "--micro-batch", str(rows))
 
 
+def test_several_gpus_take_their_shares(config: str, capsys: pytest.CaptureFixture[str]) -> None:
+    t4 = ["--config", config, "--gpu", "Tesla T4", "--gpu-memory", "15"]
+    shared = _json(capsys, *t4, "--gpus", "3", "--parallelism", "fsdp")
+    assert (shared["gpus"], shared["parallelism"]) == (2, "fsdp"), "three do not share 8 rows evenly"
+    assert main([*t4, "--gpus", "8", "--micro-batch", "2"]) == 2
+    assert "a batch of 1 rows a GPU" in capsys.readouterr().err
+    assert main([*t4, "--gpus", "2"]) == 0
+    assert "on each of 2 GPUs" in capsys.readouterr().out
+    for wrong, named in (
+        (["--parallelism", "fsdp"], "--gpus"),
+        (["--parallelism", "fsdp", "--gpus", "2", "--quantization", "nf4"], "nf4"),
+        (["--parallelism", "fsdp", "--gpus", "2", "--batch-size", "3"], "share"),
+    ):
+        assert main([*t4, *wrong]) == 2
+        assert named in capsys.readouterr().err
+
+
 def test_a_quantised_copy_is_not_taken_for_its_base(
     tmp_path: Path, llama_8b: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -42,7 +42,7 @@ def test_what_a_process_says_of_its_failure_is_the_job_s(
 
 
 def test_a_process_without_memory_says_what_to_do(supervision: Supervision) -> None:
-    supervision._rows_at_once = 4
+    supervision._micro_batch = 4
     supervision._outcome = Failed(code="out_of_memory", message="all trials failed")
     with pytest.raises(OutOfMemory) as said:
         supervision._conclude(1, None, kernel_killed=False)

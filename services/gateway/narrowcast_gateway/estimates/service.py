@@ -12,7 +12,7 @@ from narrowcast.errors import InvalidInput, NotFound, Unavailable
 from narrowcast.estimates.architecture import read_architecture
 from narrowcast.estimates.estimate import Estimate, Plan, estimate
 from narrowcast.estimates.history import EstimateFacts, NodeFacts
-from narrowcast.estimates.shapes import Batching, TrainingShape
+from narrowcast.estimates.shapes import Batching, TrainingShape, ranks_that_share
 from narrowcast.training import Hyperparameters
 from narrowcast_gateway.datasets.service import Datasets
 from narrowcast_gateway.previews.service import tokenize_rows
@@ -172,6 +172,7 @@ def _plan(question: Question, hyperparameters: Hyperparameters, node: NodeFacts,
     # Of a sweep's choices those that take most memory.
     batching = Batching(
         batch_sizes=hyperparameters.batch_sizes,
+        ranks=ranks_that_share(hyperparameters.batch_sizes, node.gpus),
         max_length=hyperparameters.max_length,
         longest=question.longest_row,
         tokens=node.micro_batch_tokens,
@@ -188,6 +189,8 @@ def _plan(question: Question, hyperparameters: Hyperparameters, node: NodeFacts,
         autocast=node.bf16,
         modules=hyperparameters.module_names,
         at_most=question.longest_row is None,
+        ranks=batching.ranks,
+        parallelism=node.parallelism,
     )
     mean = question.tokens_per_row
     return Plan(

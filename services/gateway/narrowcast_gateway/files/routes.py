@@ -7,6 +7,7 @@ from pydantic import BaseModel
 
 from narrowcast.datasets import DatasetManifest
 from narrowcast.errors import NotFound
+from narrowcast.paging import page_of
 from narrowcast_gateway.deps import AfterQuery, ServicesDep, TenantDep
 from narrowcast_gateway.schemas import Deleted, Page
 from narrowcast_gateway.training.results import ResultFile
@@ -80,12 +81,8 @@ def list_files(
     if purpose != "fine-tune":
         found += [FileObject.of_result(result) for result in services.result_files.listing(tenant)]
     found.sort(key=lambda file: (file.created_at, file.id), reverse=order == "desc")
-    if after is not None:
-        place = next((place for place, file in enumerate(found) if file.id == after), None)
-        if place is None:
-            raise NotFound("no such file", param="after")
-        found = found[place + 1 :]
-    return Page(data=found[:limit], has_more=len(found) > limit)
+    data, more = page_of(found, after, limit, kind="file")
+    return Page(data=data, has_more=more)
 
 
 @router.get("/{file_id}")

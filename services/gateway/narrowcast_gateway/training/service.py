@@ -11,6 +11,7 @@ from narrowcast.errors import InvalidInput, NotFound
 from narrowcast.jobs.records import Job, JobEvent, JobKind
 from narrowcast.jobs.schedule import Schedule
 from narrowcast.jobs.store import JobStore
+from narrowcast.paging import page_of
 from narrowcast.storage import Bucket
 from narrowcast.training import Hyperparameters, TrainingSpec
 from narrowcast_gateway.datasets.service import Datasets
@@ -138,12 +139,7 @@ class Training:
         """
         self.get(tenant, job_id)
         found = list(complete_checkpoints(self._models, tenant, job_id))
-        if after is not None:
-            places = [place for place, one in enumerate(found) if one.id == after]
-            if not places:
-                raise NotFound("no such checkpoint", param="after")
-            found = found[places[0] + 1 :]
-        return found[:limit], len(found) > limit
+        return page_of(found, after, limit, kind="checkpoint")
 
     def events(self, tenant: str, job_id: str, after: str | None, limit: int) -> tuple[list[JobEvent], bool]:
         """Return events, newest first as OpenAI does, and whether more follow.

@@ -6,8 +6,8 @@ from typing import Any, Literal
 import torch
 
 from narrowcast.errors import JobFailed
+from narrowcast.estimates.shapes import Parallelism
 from narrowcast.training import QuantizationName
-from narrowcast_trainer.settings import Parallelism
 
 Quantization = Literal["nf4", "int8", "none"]
 _AMPERE = (8, 0)

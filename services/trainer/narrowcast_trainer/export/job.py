@@ -6,16 +6,14 @@ from contextlib import contextmanager
 from typing import Any
 
 from narrowcast import logs
-from narrowcast.artifacts import MANIFEST, discard
-from narrowcast.errors import NarrowcastError, NotFound, Unavailable
+from narrowcast.artifacts import discard
+from narrowcast.errors import NarrowcastError, Unavailable
 from narrowcast.exports import ExportSpec, export_prefix
 from narrowcast.jobs.heartbeat import Heartbeat
-from narrowcast.jobs.records import JobStatus, LeaseLost
+from narrowcast.jobs.records import LeaseLost
 from narrowcast.jobs.running import Cancelled, RunningJob
-from narrowcast.jobs.store import JobStore
 from narrowcast.storage import Bucket
 from narrowcast_trainer.export.order import ExportOrder
-from narrowcast_trainer.job import sweep
 from narrowcast_trainer.process import Supervision
 from narrowcast_trainer.settings import TrainerSettings
 
@@ -69,24 +67,4 @@ def _discard(models: Bucket, order: ExportOrder) -> None:
     try:
         discard(models, prefix)
     except Unavailable:
-        _log.warning("not_discarded", prefix=prefix, exc_info=True)  # later: sweep_exports
-
-
-def sweep_exports(store: JobStore, models: Bucket) -> int:
-    """Delete what exports that came to nothing have left; return how many.
-
-    A job cancelled between two attempts, or failed by a reaper, has no worker to do it.
-
-    Raises:
-        Unavailable: the object store does not answer.
-    """
-
-    def unneeded(tenant: str, export_id: str) -> bool:
-        try:
-            status = store.get(export_id).status
-        except NotFound:
-            # Redis may have been lost: what is complete is never deleted for that.
-            return not models.exists(export_prefix(tenant, export_id) + MANIFEST)
-        return status.terminal and status is not JobStatus.SUCCEEDED
-
-    return sweep(models, _EXPORTS, unneeded)
+        _log.warning("not_discarded", prefix=prefix, exc_info=True)  # later: its sweep
