@@ -159,7 +159,8 @@ class Bucket:
         """Yield the names directly under ``prefix`` (which ends in ``/``) that have objects below them."""
         with _our_errors(prefix):
             for entry in self._client.list_objects(self.name, prefix, recursive=False):
-                if entry.is_dir:
+                # SeaweedFS names the folder itself once all below it is gone.
+                if entry.is_dir and entry.object_name != prefix:
                     yield entry.object_name[len(prefix) :].rstrip("/")
 
     def age_s(self, prefix: str) -> float:

@@ -74,7 +74,7 @@ def create_http_client(settings: GatewaySettings) -> httpx.AsyncClient:
 
 def create_services(settings: GatewaySettings, connections: Connections, http: httpx.AsyncClient) -> Services:
     """Wire everything; nothing is sent yet."""
-    adapters = Adapters(connections.storage.models, settings.servers)
+    adapters = Adapters(connections, settings.servers)
     datasets = Datasets(connections.storage.data)
     training = Training(connections.jobs, datasets, connections.storage.models, settings.servers)
     return Services(

@@ -14,10 +14,12 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from narrowcast import logs
-from narrowcast.adapters import base_fingerprint
+from narrowcast.adapters import adapter_prefix, base_fingerprint
+from narrowcast.artifacts import MANIFEST
 from narrowcast.context import context_length
 from narrowcast.errors import NarrowcastError, Unavailable
 from narrowcast.masking import stop_ids
+from narrowcast.storage import Storage
 from narrowcast_inference.arguments import PLUGIN, cpu_environment, vllm_arguments, vllm_environment
 from narrowcast_inference.cache import cached_adapters
 from narrowcast_inference.cleaning import claim_and_clean
@@ -68,7 +70,12 @@ def main() -> int:
 
 def _prepare(settings: InferenceSettings) -> None:
     section = settings.inference
-    claim_and_clean(section.cache_dir, section.cache_max_bytes)
+    models = Storage(settings.storage).models
+    claim_and_clean(
+        section.cache_dir,
+        section.cache_max_bytes,
+        lambda tenant, adapter_id: models.exists(adapter_prefix(tenant, adapter_id) + MANIFEST),
+    )
     CACHED.set_function(lambda: cached_adapters(section.cache_dir))
     section.base_fingerprint = base_fingerprint(section.base_model_path)
     if section.trained_base_path not in (None, section.base_model_path):

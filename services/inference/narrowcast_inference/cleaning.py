@@ -8,10 +8,12 @@ exclusive one: with a second replica on the same folder, nothing is removed.
 import fcntl
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 from narrowcast import logs
 from narrowcast.artifacts import MANIFEST
+from narrowcast.errors import Unavailable
 from narrowcast_inference.cache import ADAPTERS_FOLDER, LOCKS_FOLDER
 
 _IN_USE = ".in-use"
@@ -19,11 +21,20 @@ _IN_USE = ".in-use"
 log = logs.get(__name__)
 
 
-def claim_and_clean(folder: Path, max_bytes: int) -> int:
+IsPublished = Callable[[str, str], bool]
+
+
+def claim_and_clean(folder: Path, max_bytes: int, is_published: IsPublished) -> int:
     """Mark the cache as used by this process until it exits; clean it first if nobody else uses it.
 
-    Removes leftovers of interrupted downloads, then the least recently used adapters until the
-    rest is within ``max_bytes``.
+    Removes leftovers of interrupted downloads and adapters that have been deleted, then the least
+    recently used ones until the rest is within ``max_bytes``.
+
+    Args:
+        folder: the cache.
+        max_bytes: of all adapters.
+        is_published: says of a tenant's adapter whether it is still in the object store. If it raises
+            ``Unavailable``, none is taken for deleted.
 
     Returns:
         The descriptor that holds the claim. It is inheritable: it survives an exec.
@@ -35,25 +46,41 @@ def claim_and_clean(folder: Path, max_bytes: int) -> int:
     except BlockingIOError:
         log.info("adapter cache in use by another process, not cleaned")
     else:
-        _clean(folder, max_bytes)
+        _clean(folder, max_bytes, is_published)
     fcntl.flock(descriptor, fcntl.LOCK_SH)
     os.set_inheritable(descriptor, True)
     return descriptor
 
 
-def _clean(folder: Path, max_bytes: int) -> None:
+def _clean(folder: Path, max_bytes: int, is_published: IsPublished) -> None:
     shutil.rmtree(folder / LOCKS_FOLDER, ignore_errors=True)
     total = 0
     newest_first = sorted(
         (folder / ADAPTERS_FOLDER).glob("*/*"), key=lambda path: path.stat().st_mtime, reverse=True
     )
+    whole = [adapter for adapter in newest_first if not adapter.name.startswith(".")]
+    deleted = _deleted(whole, is_published)
     for adapter in newest_first:
         size = sum(file.stat().st_size for file in adapter.rglob("*") if file.is_file())
-        leftover = adapter.name.startswith(".")
-        if leftover or total + size > max_bytes:
-            # The manifest goes first: what is left of an interrupted removal is no adapter.
-            (adapter / MANIFEST).unlink(missing_ok=True)
-            shutil.rmtree(adapter)
-            log.info("adapter removed from the cache", adapter=adapter.name, bytes=size, leftover=leftover)
+        if adapter not in whole:
+            reason = "leftover"
+        elif adapter in deleted:
+            reason = "deleted"
+        elif total + size > max_bytes:
+            reason = "full"
         else:
             total += size
+            continue
+        # The manifest goes first: what is left of an interrupted removal is no adapter.
+        (adapter / MANIFEST).unlink(missing_ok=True)
+        shutil.rmtree(adapter)
+        log.info("adapter removed from the cache", adapter=adapter.name, bytes=size, reason=reason)
+
+
+def _deleted(adapters: list[Path], is_published: IsPublished) -> list[Path]:
+    try:
+        return [adapter for adapter in adapters if not is_published(adapter.parent.name, adapter.name)]
+    except Unavailable as error:
+        # At the first refusal: each may take a while, and serving what is here needs no object store.
+        log.warning("deleted adapters stay in the cache", code=error.code)
+        return []

@@ -10,6 +10,7 @@ from typing import Any, Final
 from narrowcast.adapters import base_fingerprint, check_servable
 from narrowcast.context import context_length
 from narrowcast.errors import InvalidInput, JobFailed
+from narrowcast.estimates.shapes import Parallelism
 from narrowcast.masking import stop_ids
 from narrowcast.storage import Bucket
 from narrowcast.training import Hyperparameters, QuantizationName, TrainingSpec
@@ -17,7 +18,6 @@ from narrowcast_trainer.base_model import check_complete
 from narrowcast_trainer.data import Example, Rows, pad_id, read_rows, tokenize
 from narrowcast_trainer.protocol import TrainingOrder
 from narrowcast_trainer.ranks import check_gpus, rank_count
-from narrowcast_trainer.settings import Parallelism
 
 _SOME_GPU: Final = (0, 0)
 

@@ -8,10 +8,15 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
+from narrowcast.adapters import AdapterManifest, BaseModelRef, PromptRef, adapter_prefix
+from narrowcast.artifacts import publish
+from narrowcast.cards import CARD
 from narrowcast.connections import Connections
-from narrowcast.jobs.records import Job, JobKind
+from narrowcast.ids import new_id
+from narrowcast.jobs.records import Job, JobKind, JobStatus
 from narrowcast.jobs.running import run_job
 from narrowcast.settings import Settings
+from narrowcast.training import TrainingSpec
 from narrowcast_gateway.app import create_app
 from narrowcast_gateway.corpora.job import preprocess
 from narrowcast_gateway.services import Services
@@ -85,3 +90,38 @@ def served(gateway_settings: GatewaySettings, connections: Connections, tenant: 
 def file_id(gateway: Any) -> str:
     files = {"file": ("rows.jsonl", json.dumps(ROW))}
     return str(gateway.http.post("/v1/files", files=files, data={"purpose": "fine-tune"}).json()["id"])
+
+
+@pytest.fixture
+def trained(gateway: Any) -> Callable[..., Job]:
+    """Leave what a trainer leaves: an adapter and a job that has succeeded."""
+
+    def leave(files: dict[str, bytes], *, finished: bool = True) -> Job:
+        jobs = gateway.services.connections.jobs
+        spec = TrainingSpec(base_model=BASE, dataset="dataset-0", adapter_id=new_id("mri"))
+        job = Job(
+            id=new_id("ftjob"),
+            kind=JobKind.TRAINING,
+            tenant=gateway.tenant,
+            spec=spec.model_dump(mode="json"),
+        )
+        manifest = AdapterManifest(
+            id=spec.adapter_id,
+            tenant=gateway.tenant,
+            base=BaseModelRef(name=BASE, fingerprint="f"),
+            prompt=PromptRef(template="t", hash="h", default_instruction="i"),
+            rank=8,
+            engine="peft",
+            dataset=spec.dataset,
+            job=job.id,
+        )
+        models = gateway.services.connections.storage.models
+        publish(models, adapter_prefix(gateway.tenant, manifest.id), files, manifest)
+        jobs.submit(job)
+        running = jobs.claim(job.id, "trainer")
+        if not finished:
+            return running  # type: ignore[no-any-return]
+        result = {"adapter_id": manifest.id, "training_card": CARD in files}
+        return jobs.finish(job.id, "trainer", JobStatus.SUCCEEDED, result=result)  # type: ignore[no-any-return]
+
+    return leave

@@ -3,14 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
-import pytest
-
-from narrowcast.adapters import AdapterManifest, BaseModelRef, PromptRef, adapter_prefix
-from narrowcast.artifacts import publish
 from narrowcast.cards import CARD, CARD_TEXT, LOSS_PNG, LOSS_SVG, STEP_METRICS
-from narrowcast.ids import new_id
-from narrowcast.jobs.records import Job, JobKind, JobStatus
-from narrowcast.training import TrainingSpec
+from narrowcast.jobs.records import Job
 
 BASE = "smollm2-135m-instruct"
 FILES = {
@@ -27,39 +21,6 @@ PATHS = {
     "loss.svg": (LOSS_SVG, "image/svg+xml"),
 }
 Error = Callable[..., dict[str, Any]]
-
-
-@pytest.fixture
-def trained(gateway: Any) -> Callable[..., Job]:
-    """Leave what a trainer leaves: an adapter and a job that has succeeded."""
-
-    def leave(files: dict[str, bytes]) -> Job:
-        jobs = gateway.services.connections.jobs
-        spec = TrainingSpec(base_model=BASE, dataset="dataset-0", adapter_id=new_id("mri"))
-        job = Job(
-            id=new_id("ftjob"),
-            kind=JobKind.TRAINING,
-            tenant=gateway.tenant,
-            spec=spec.model_dump(mode="json"),
-        )
-        manifest = AdapterManifest(
-            id=spec.adapter_id,
-            tenant=gateway.tenant,
-            base=BaseModelRef(name=BASE, fingerprint="f"),
-            prompt=PromptRef(template="t", hash="h", default_instruction="i"),
-            rank=8,
-            engine="peft",
-            dataset=spec.dataset,
-            job=job.id,
-        )
-        models = gateway.services.connections.storage.models
-        publish(models, adapter_prefix(gateway.tenant, manifest.id), files, manifest)
-        jobs.submit(job)
-        jobs.claim(job.id, "trainer")
-        result = {"adapter_id": manifest.id, "training_card": CARD in files}
-        return jobs.finish(job.id, "trainer", JobStatus.SUCCEEDED, result=result)  # type: ignore[no-any-return]
-
-    return leave
 
 
 def test_each_file_has_its_type_and_is_sent_once(gateway: Any, trained: Callable[..., Job]) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
-from narrowcast.artifacts import Manifest, fetch, publish, read_manifest
+from narrowcast.artifacts import Manifest, discard, fetch, publish, read_manifest
 from narrowcast.errors import NotFound, Unavailable
 from narrowcast.settings import StorageSettings
 from narrowcast.storage import Bucket, Storage
@@ -119,7 +119,7 @@ def _allowed(mine: Storage, everything: Storage, place: str) -> str:
 EXPECTED = {
     "gateway": {
         "documents": "wdl", "data/": "rl", "data/datasets/": "rwdl", "data/jobs/": "rl",
-        "data/evaluations/": "rl", "models/adapters/": "rl", "models/checkpoints/": "rl",
+        "data/evaluations/": "rl", "models/adapters/": "rdl", "models/checkpoints/": "rl",
         "models/exports/": "rdl",
     },
     "worker": {
@@ -181,6 +181,8 @@ def test_the_main_line_with_each_services_own_key(
     assert gateway.data.get(f"evaluations/{tenant}/e/predictions") == b"x"
     assert gateway.data.get(f"jobs/{tenant}/job.json") == b"{}"
     assert gateway.data.delete_prefix(f"datasets/{tenant}/d/") == 2
+    discard(gateway.models, f"adapters/{tenant}/a/")
+    assert list(gateway.models.folders(f"adapters/{tenant}/")) == []
 
 
 @pytest.mark.parametrize("user", ["gateway", "worker", "trainer", "inference"])

@@ -3,6 +3,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from narrowcast.errors import Unavailable
 from narrowcast_inference.cleaning import claim_and_clean
 
 
@@ -14,16 +15,20 @@ def adapter(cache: Path, name: str, size: int, used_at: float) -> Path:
     return folder
 
 
+def everything(_tenant: str, _adapter: str) -> bool:
+    return True
+
+
 def test_the_least_recently_used_go_first(tmp_path: Path) -> None:
     old, middle, new = (adapter(tmp_path, name, 100, at) for at, name in enumerate(("old", "middle", "new")))
-    os.close(claim_and_clean(tmp_path, 200))
+    os.close(claim_and_clean(tmp_path, 200, everything))
     assert (old.exists(), middle.exists(), new.exists()) == (False, True, True)
 
 
 def test_leftovers_of_a_killed_download_go(tmp_path: Path) -> None:
     leftovers = [adapter(tmp_path, name, 1, 5) for name in (".one.12.partial", ".one.12.trash")]
     kept = adapter(tmp_path, "one", 1, 1)
-    os.close(claim_and_clean(tmp_path, 200))
+    os.close(claim_and_clean(tmp_path, 200, everything))
     assert not any(leftover.exists() for leftover in leftovers)
     assert kept.exists()
 
@@ -37,7 +42,7 @@ def test_nothing_goes_while_another_process_uses_the_cache(tmp_path: Path) -> No
             "-c",
             "import os, sys; from pathlib import Path;"
             "from narrowcast_inference.cleaning import claim_and_clean;"
-            f"claim_and_clean(Path({str(tmp_path)!r}), 10**9);"
+            f"claim_and_clean(Path({str(tmp_path)!r}), 10**9, lambda *_: True);"
             "os.execv('/bin/sh', ['sh', '-c', 'echo ready; exec sleep 60'])",
         ],
         stdout=subprocess.PIPE,
@@ -45,10 +50,24 @@ def test_nothing_goes_while_another_process_uses_the_cache(tmp_path: Path) -> No
     try:
         assert holder.stdout is not None
         assert holder.stdout.readline() == b"ready\n"
-        os.close(claim_and_clean(tmp_path, 0))
+        os.close(claim_and_clean(tmp_path, 0, everything))
         assert kept.exists()
     finally:
         holder.kill()
         holder.communicate()
-    os.close(claim_and_clean(tmp_path, 0))
+    os.close(claim_and_clean(tmp_path, 0, everything))
     assert not kept.exists()
+
+
+def test_deleted_adapters_go_at_the_next_start(tmp_path: Path) -> None:
+    kept, deleted = adapter(tmp_path, "one", 100, 1), adapter(tmp_path, "two", 100, 2)
+
+    def away(_tenant: str, _adapter: str) -> bool:
+        raise Unavailable("no answer")
+
+    os.close(claim_and_clean(tmp_path, 10**9, away))
+    assert kept.exists()
+    assert deleted.exists()
+    os.close(claim_and_clean(tmp_path, 10**9, lambda *name: name == ("clinic", "one")))
+    assert kept.exists()
+    assert not deleted.exists()

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Header, Response
 from narrowcast.cards import CARD, CARD_TEXT, LOSS_PNG, LOSS_SVG, TrainingCard
 from narrowcast_gateway.adapters.schemas import Adapter, Model, ModelList
 from narrowcast_gateway.deps import ServicesDep, TenantDep
-from narrowcast_gateway.schemas import Page
+from narrowcast_gateway.schemas import Deleted, Page
 
 router = APIRouter(tags=["models"])
 IfNoneMatch = Annotated[str | None, Header(description="The `ETag` of an earlier answer.")]
@@ -51,6 +51,13 @@ def get_model(model: str, services: ServicesDep, tenant: TenantDep) -> Model:
         return _base(model)
     manifest = services.adapters.get(tenant, model)
     return Model(id=manifest.id, created=int(manifest.created_at), owned_by=tenant, parent=manifest.base.name)
+
+
+@router.delete("/models/{model}")
+def delete_model(model: str, services: ServicesDep, tenant: TenantDep) -> Deleted:
+    """Delete an adapter; no request for it is answered from then on. Its exports stay."""
+    services.adapters.delete(tenant, model)
+    return Deleted(id=model, object="model")
 
 
 @router.get("/adapters")

@@ -2,15 +2,19 @@
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any, Final
 
-from narrowcast import ids
+from narrowcast import ids, logs
 from narrowcast.adapters import AdapterManifest, adapter_prefix, serving_name
-from narrowcast.artifacts import read_file, read_manifest
-from narrowcast.errors import NotFound
-from narrowcast.storage import Bucket
+from narrowcast.artifacts import discard, read_file, read_manifest
+from narrowcast.connections import Connections
+from narrowcast.errors import Conflict, InvalidInput, NotFound
 from narrowcast_gateway.settings import ServersSettings
 
 _CACHED_MANIFESTS = 1024
+_DELETED: Final = "nc:adapters:deleted"
+"""A set of serving names. Another gateway may have the manifest in its memory, and vLLM the weights."""
+_log = logs.get(__name__)
 
 
 @dataclass(frozen=True)
@@ -29,13 +33,16 @@ class ModelTarget:
 class Adapters:
     """The adapters in the models bucket. A manifest never changes, so it is read once."""
 
-    def __init__(self, bucket: Bucket, settings: ServersSettings) -> None:
-        self._bucket = bucket
+    def __init__(self, connections: Connections, settings: ServersSettings) -> None:
+        self._bucket = connections.storage.models
+        self._jobs = connections.jobs
+        # redis-py types every answer as "bytes or str, or an awaitable of them"; ours decodes and is sync.
+        self._redis: Any = connections.redis
         self._bases = settings.bases
 
         @lru_cache(maxsize=_CACHED_MANIFESTS)
         def read(tenant: str, adapter_id: str) -> AdapterManifest:
-            return read_manifest(bucket, adapter_prefix(tenant, adapter_id), AdapterManifest)
+            return read_manifest(self._bucket, adapter_prefix(tenant, adapter_id), AdapterManifest)
 
         self._read = read
 
@@ -51,6 +58,8 @@ class Adapters:
         """
         if not ids.ADAPTER_ID.match(adapter_id):
             raise _no_model(adapter_id, param)
+        if self._redis.sismember(_DELETED, serving_name(tenant, adapter_id)):
+            raise _no_model(adapter_id, param)
         try:
             return self._read(tenant, adapter_id)
         except NotFound:
@@ -59,12 +68,54 @@ class Adapters:
     def of_tenant(self, tenant: str) -> list[AdapterManifest]:
         """Return the tenant's adapters, newest first."""
         manifests = []
+        deleted = self._redis.smembers(_DELETED)
         for adapter_id in self._bucket.folders(f"adapters/{tenant}/"):
+            if serving_name(tenant, adapter_id) in deleted:
+                continue  # its files are not all gone yet
             try:
                 manifests.append(self._read(tenant, adapter_id))
             except NotFound:
                 continue  # its files are there but not its manifest: still being published
         return sorted(manifests, key=lambda manifest: manifest.created_at, reverse=True)
+
+    def delete(self, tenant: str, adapter_id: str) -> None:
+        """Delete an adapter with its card. From now on no gateway lets a request for it pass.
+
+        vLLM keeps what it has loaded until it starts again, where nobody reaches it. Exports stay.
+
+        Raises:
+            NotFound: the tenant has no such adapter.
+            InvalidInput: ``base_model_not_deletable``.
+            Conflict: ``job_not_ended``, the job that made it might publish it anew.
+            Unavailable: the object store failed; trying again is safe, or a trainer sweeps what is left.
+        """
+        if adapter_id in self._bases:
+            raise InvalidInput(
+                "base models belong to the site: remove it from the servers' configuration",
+                code="base_model_not_deletable",
+                param="model",
+            )
+        if not ids.ADAPTER_ID.match(adapter_id):
+            raise _no_model(adapter_id)
+        prefix = adapter_prefix(tenant, adapter_id)
+        try:
+            # From the store: the one in memory may be that of a deleted adapter.
+            maker = read_manifest(self._bucket, prefix, AdapterManifest).job
+        except NotFound:
+            raise _no_model(adapter_id) from None
+        if self._is_running(tenant, maker):
+            raise Conflict(
+                f"job {maker}, which made it, has not ended; cancel it first", code="job_not_ended"
+            )
+        self._redis.sadd(_DELETED, serving_name(tenant, adapter_id))
+        discard(self._bucket, prefix)
+        _log.info("adapter_deleted", adapter=adapter_id, tenant=tenant)
+
+    def _is_running(self, tenant: str, job_id: str) -> bool:
+        try:
+            return not self._jobs.get(job_id, tenant=tenant).status.terminal
+        except NotFound:
+            return False  # Redis was lost, and the job with it
 
     def card_hash(self, tenant: str, adapter_id: str, name: str) -> str:
         """Return the SHA-256 of a file of an adapter's training card (see :mod:`narrowcast.cards`).

@@ -37,7 +37,8 @@ USERS: dict[str, tuple[Grant, ...]] = {
         Grant("data", ("read", "list")),
         Grant("data", ("write", "delete"), "datasets/"),
         Grant("models", ("read", "list")),
-        # Hands out exports and deletes them; it cannot put anything in their place.
+        # Hands out adapters and exports and deletes them; it cannot put anything in their place.
+        Grant("models", ("delete",), "adapters/"),
         Grant("models", ("delete",), "exports/"),
     ),
     "worker": (

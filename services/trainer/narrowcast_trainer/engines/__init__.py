@@ -3,9 +3,9 @@
 from importlib.util import find_spec
 
 from narrowcast.errors import JobFailed
+from narrowcast.estimates.shapes import Parallelism
 from narrowcast.training import EngineName
 from narrowcast_trainer.engines.base import Engine
-from narrowcast_trainer.settings import Parallelism
 
 
 def create_engine(name: EngineName, parallelism: Parallelism = "ddp") -> Engine:

@@ -10,12 +10,12 @@ from safetensors import safe_open
 
 from narrowcast.adapters import ADAPTER_WEIGHTS
 from narrowcast.errors import JobFailed
+from narrowcast.estimates.shapes import Parallelism
 from narrowcast.training import QuantizationName
 from narrowcast_trainer.engines import precision as numbers
 from narrowcast_trainer.engines.base import TrainingTask
 from narrowcast_trainer.engines.models import load_base, this_gpu
 from narrowcast_trainer.engines.precision import Precision, quantization
-from narrowcast_trainer.settings import Parallelism
 
 _ROWS = 3
 _TOKENS = 512
