@@ -12,6 +12,7 @@ from pydantic import BaseModel, Field, JsonValue
 from narrowcast import ids
 from narrowcast.artifacts import Manifest
 from narrowcast.errors import InvalidInput
+from narrowcast.storage import Bucket
 from narrowcast.sweeps import Trial
 
 ADAPTER_CONFIG = "adapter_config.json"
@@ -71,6 +72,20 @@ class AdapterManifest(Manifest):
 def adapter_prefix(tenant: str, adapter_id: str) -> str:
     """Return the key prefix of an adapter in the models bucket."""
     return f"adapters/{tenant}/{adapter_id}/"
+
+
+def published_adapters(models: Bucket) -> set[tuple[str, str]]:
+    """Return tenant and id of every adapter in the models bucket, halves of adapters included.
+
+    Raises:
+        NotFound: no such bucket.
+        Unavailable: the object store does not answer.
+    """
+    return {
+        (tenant, adapter_id)
+        for tenant in models.folders("adapters/")
+        for adapter_id in models.folders(f"adapters/{tenant}/")
+    }
 
 
 def checkpoint_prefix(tenant: str, job_id: str, step: int | None = None) -> str:

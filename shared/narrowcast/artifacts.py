@@ -106,14 +106,17 @@ def read_file(bucket: Bucket, prefix: str, manifest: Manifest, name: str) -> byt
     return data
 
 
-def discard(bucket: Bucket, prefix: str) -> None:
+def discard(bucket: Bucket, prefix: str) -> int:
     """Delete an artifact, or what there is of one: its manifest first, so that nobody finds half of it.
+
+    Returns:
+        How many objects there were beside the manifest.
 
     Raises:
         Unavailable: something is left; trying again is safe.
     """
     bucket.delete(prefix + MANIFEST)
-    bucket.delete_prefix(prefix)
+    return bucket.delete_prefix(prefix)
 
 
 def fetch(bucket: Bucket, prefix: str, manifest: Manifest, destination: Path) -> None:

@@ -14,8 +14,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from narrowcast import logs
-from narrowcast.adapters import adapter_prefix, base_fingerprint
-from narrowcast.artifacts import MANIFEST
+from narrowcast.adapters import base_fingerprint, published_adapters
 from narrowcast.context import context_length
 from narrowcast.errors import NarrowcastError, Unavailable
 from narrowcast.masking import stop_ids
@@ -71,11 +70,7 @@ def main() -> int:
 def _prepare(settings: InferenceSettings) -> None:
     section = settings.inference
     models = Storage(settings.storage).models
-    claim_and_clean(
-        section.cache_dir,
-        section.cache_max_bytes,
-        lambda tenant, adapter_id: models.exists(adapter_prefix(tenant, adapter_id) + MANIFEST),
-    )
+    claim_and_clean(section.cache_dir, section.cache_max_bytes, lambda: published_adapters(models))
     CACHED.set_function(lambda: cached_adapters(section.cache_dir))
     section.base_fingerprint = base_fingerprint(section.base_model_path)
     if section.trained_base_path not in (None, section.base_model_path):

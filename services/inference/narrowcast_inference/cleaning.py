@@ -13,7 +13,7 @@ from pathlib import Path
 
 from narrowcast import logs
 from narrowcast.artifacts import MANIFEST
-from narrowcast.errors import Unavailable
+from narrowcast.errors import NarrowcastError
 from narrowcast_inference.cache import ADAPTERS_FOLDER, LOCKS_FOLDER
 
 _IN_USE = ".in-use"
@@ -21,10 +21,10 @@ _IN_USE = ".in-use"
 log = logs.get(__name__)
 
 
-IsPublished = Callable[[str, str], bool]
+Published = Callable[[], set[tuple[str, str]]]
 
 
-def claim_and_clean(folder: Path, max_bytes: int, is_published: IsPublished) -> int:
+def claim_and_clean(folder: Path, max_bytes: int, published: Published) -> int:
     """Mark the cache as used by this process until it exits; clean it first if nobody else uses it.
 
     Removes leftovers of interrupted downloads and adapters that have been deleted, then the least
@@ -33,8 +33,8 @@ def claim_and_clean(folder: Path, max_bytes: int, is_published: IsPublished) -> 
     Args:
         folder: the cache.
         max_bytes: of all adapters.
-        is_published: says of a tenant's adapter whether it is still in the object store. If it raises
-            ``Unavailable``, none is taken for deleted.
+        published: returns tenant and id of every adapter in the object store. If it fails, or finds none
+            at all, none is taken for deleted: the copies here may be the last.
 
     Returns:
         The descriptor that holds the claim. It is inheritable: it survives an exec.
@@ -46,20 +46,19 @@ def claim_and_clean(folder: Path, max_bytes: int, is_published: IsPublished) -> 
     except BlockingIOError:
         log.info("adapter cache in use by another process, not cleaned")
     else:
-        _clean(folder, max_bytes, is_published)
+        _clean(folder, max_bytes, published)
     fcntl.flock(descriptor, fcntl.LOCK_SH)
     os.set_inheritable(descriptor, True)
     return descriptor
 
 
-def _clean(folder: Path, max_bytes: int, is_published: IsPublished) -> None:
+def _clean(folder: Path, max_bytes: int, published: Published) -> None:
     shutil.rmtree(folder / LOCKS_FOLDER, ignore_errors=True)
     total = 0
-    newest_first = sorted(
-        (folder / ADAPTERS_FOLDER).glob("*/*"), key=lambda path: path.stat().st_mtime, reverse=True
-    )
+    adapters = [path for path in (folder / ADAPTERS_FOLDER).glob("*/*") if path.is_dir()]
+    newest_first = sorted(adapters, key=lambda path: path.stat().st_mtime, reverse=True)
     whole = [adapter for adapter in newest_first if not adapter.name.startswith(".")]
-    deleted = _deleted(whole, is_published)
+    deleted = _deleted(whole, published)
     for adapter in newest_first:
         size = sum(file.stat().st_size for file in adapter.rglob("*") if file.is_file())
         if adapter not in whole:
@@ -77,10 +76,13 @@ def _clean(folder: Path, max_bytes: int, is_published: IsPublished) -> None:
         log.info("adapter removed from the cache", adapter=adapter.name, bytes=size, reason=reason)
 
 
-def _deleted(adapters: list[Path], is_published: IsPublished) -> list[Path]:
+def _deleted(adapters: list[Path], published: Published) -> list[Path]:
     try:
-        return [adapter for adapter in adapters if not is_published(adapter.parent.name, adapter.name)]
-    except Unavailable as error:
-        # At the first refusal: each may take a while, and serving what is here needs no object store.
+        there = published()
+    except NarrowcastError as error:
         log.warning("deleted adapters stay in the cache", code=error.code)
         return []
+    if not there:
+        log.warning("the object store has no adapter: none is removed from the cache")
+        return []
+    return [adapter for adapter in adapters if (adapter.parent.name, adapter.name) not in there]

@@ -16,7 +16,7 @@ from narrowcast.estimates.memory import GIB
 from narrowcast.estimates.shapes import Batching, Range, TrainingShape, ranks_that_share
 from narrowcast_trainer.estimate_table import PAPER, table
 from narrowcast_trainer.node import cpu_facts, first_gpu, gpu_facts
-from narrowcast_trainer.settings import TrainingSettings
+from narrowcast_trainer.settings import MOST_GPUS, TrainingSettings
 
 _REFERENCE: Final = ("Tesla T4", 15 * GIB)
 """Where there is no GPU and none is named: the smallest one that the paper's recipe is meant for."""
@@ -74,7 +74,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="GIB",
         help="its memory, needed with --gpu; or this machine's",
     )
-    add("--gpus", type=_positive, default=1, help="that share the training (%(default)s)")
+    add("--gpus", type=_gpus, default=1, help="that share the training (%(default)s)")
     add(
         "--parallelism",
         choices=("ddp", "fsdp"),
@@ -91,6 +91,13 @@ def _positive(text: str) -> int:
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError("must be at least 1")
+    return number
+
+
+def _gpus(text: str) -> int:
+    number = int(text)
+    if not 1 <= number <= MOST_GPUS:
+        raise argparse.ArgumentTypeError(f"must be from 1 to {MOST_GPUS}")
     return number
 
 
@@ -115,6 +122,8 @@ def _read(path: Path) -> dict[str, Any]:
 def _node(options: argparse.Namespace) -> NodeFacts:
     if options.parallelism == "fsdp" and options.gpus == 1:
         raise InvalidInput("fsdp shares a base among GPUs: --gpus must be above 1", param="gpus")
+    if options.device == "cpu" and options.gpus > 1:
+        raise InvalidInput("--gpus needs --device cuda", param="gpus")
     settings = TrainingSettings(
         threads=options.cores, nproc_per_node=options.gpus, parallelism=options.parallelism
     )

@@ -73,9 +73,10 @@ itself, and takes that much less.
 Where the trainer shares a training among several `gpus`, memory is what each of them needs, and batches are
 cut from its share (`--gpus`, `--parallelism`). Under `ddp` gradients count twice, for the buckets by which
 the ranks exchange them. Under `fsdp` each GPU has its part of a 16-bit base, of LoRA, gradients and float32
-optimizer states, and two to three layers and the output layer whole while it computes with them. Minutes
-reach from those of one GPU to those of all at full speed. None of it has been measured on several GPUs, and
-what their jobs take corrects no estimate.
+optimizer states. Whole are two to three layers and the output layer, while it computes with them, and
+gradients, in 16 bits, while they add up over several micro-batches. Minutes reach from those of one GPU to
+those of all at full speed. None of it has been measured on several GPUs, and what their jobs take corrects
+no estimate. Trainers of one type of GPU are to be set alike: the last that reported counts.
 
 ## Rows that are there
 

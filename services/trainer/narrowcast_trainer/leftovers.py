@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from narrowcast import ids, logs
 from narrowcast.adapters import AdapterManifest, adapter_prefix, checkpoint_prefix
 from narrowcast.artifacts import MANIFEST, CorruptArtifact, discard, read_manifest
+from narrowcast.deletions import DeletedAdapters
 from narrowcast.errors import NotFound
 from narrowcast.exports import export_prefix
 from narrowcast.jobs.records import JobKind, JobStatus
@@ -48,8 +49,12 @@ def sweep_checkpoints(store: JobStore, models: Bucket) -> int:
     return _sweep(models, _CHECKPOINTS, unneeded)
 
 
-def sweep_adapters(store: JobStore, models: Bucket, settled: set[str] | None = None) -> int:
+def sweep_adapters(
+    store: JobStore, models: Bucket, deleted: DeletedAdapters, settled: set[str] | None = None
+) -> int:
     """Delete adapters of jobs that were cancelled without them, and halves of adapters; return how many.
+
+    And what is left of those that their users have deleted.
 
     A worker may be lost between publishing an adapter and saying so. If the job's user cancels it then, the
     adapter is what nobody wanted, but it would be served. Where a reaper ends the job, as it was its last
@@ -59,6 +64,7 @@ def sweep_adapters(store: JobStore, models: Bucket, settled: set[str] | None = N
     Args:
         store: knows the jobs.
         models: holds the adapters.
+        deleted: by their users.
         settled: prefixes of those that stay. They are added here, and not looked at again: each would take
             a job's record, archived ones with all their events.
 
@@ -69,6 +75,8 @@ def sweep_adapters(store: JobStore, models: Bucket, settled: set[str] | None = N
 
     def unneeded(tenant: str, adapter_id: str) -> bool:
         prefix = adapter_prefix(tenant, adapter_id)
+        if deleted.has(tenant, adapter_id):
+            return True
         if prefix in settled:
             return False
         try:

@@ -2,13 +2,16 @@
 
 import tempfile
 from pathlib import Path
-from typing import Self
+from typing import Final, Self
 
 from pydantic import BaseModel, Field, HttpUrl, SecretStr, model_validator
 
 from narrowcast.estimates.shapes import Parallelism
 from narrowcast.settings import Settings
 from narrowcast_trainer.trackers import TrackerName
+
+MOST_GPUS: Final = 64
+"""Of one node."""
 
 
 class TrainingSettings(BaseModel):
@@ -29,7 +32,7 @@ class TrainingSettings(BaseModel):
     hand. After that the attempt ends, and the next one resumes from the newest checkpoint."""
     stop_grace_s: float = Field(90.0, gt=0)
     """From the request to stop until the process is killed: one step, one checkpoint upload."""
-    nproc_per_node: int = Field(1, ge=1, le=64)
+    nproc_per_node: int = Field(1, ge=1, le=MOST_GPUS)
     """GPUs of this node that one training uses, the first ones of ``CUDA_VISIBLE_DEVICES``; without a GPU,
     processes. As in torchrun; fewer are used where they could not share the job's batches evenly."""
     parallelism: Parallelism = "ddp"

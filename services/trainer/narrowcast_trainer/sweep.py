@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from narrowcast.errors import JobFailed, Unavailable
 from narrowcast.sweeps import Trial, best_trial
@@ -50,23 +50,34 @@ class SweepState(BaseModel):
 
 def best_so_far(checkpoint: Path) -> Trained | None:
     """Return the best finished trial that a sweep's checkpoint carries; None before there is one."""
-    kept = checkpoint / _IN_CHECKPOINT
-    if not (kept / _BEST).is_dir():
-        return None
-    return _trained(kept / _BEST, SweepState.model_validate_json((kept / _STATE).read_text()))
+    best = checkpoint / _IN_CHECKPOINT / _BEST
+    state = _state_in(checkpoint) if best.is_dir() else None
+    return None if state is None else _trained(best, state)
 
 
 def of_running_trial(hyper: Hyperparameters, checkpoint: Resumable) -> tuple[Hyperparameters, Resumable]:
     """Return the hyper-parameters, and the checkpoint, of the run whose weights it holds.
 
     Of a sweep that is the trial that was running, as if it had been alone.
+
+    Raises:
+        JobFailed: ``no_checkpoint``, it is another version's.
     """
-    path = checkpoint.folder / _IN_CHECKPOINT / _STATE
-    if not path.is_file():
+    if hyper.n_trials == 1:
         return hyper, checkpoint
-    state = SweepState.model_validate_json(path.read_text())
+    state = _state_in(checkpoint.folder)
+    if state is None:
+        raise JobFailed("the checkpoint is another version's", code="no_checkpoint")
     own = {"step": checkpoint.step - state.step, "seconds": round(checkpoint.seconds - state.seconds, 1)}
     return hyper.of_trial(state.running), checkpoint.model_copy(update=own)
+
+
+def _state_in(checkpoint: Path) -> SweepState | None:
+    """Return where a sweep stood; None if another version wrote it down, or it is no sweep's checkpoint."""
+    try:
+        return SweepState.model_validate_json((checkpoint / _IN_CHECKPOINT / _STATE).read_text())
+    except (FileNotFoundError, ValidationError):
+        return None
 
 
 def _trained(adapter: Path, state: SweepState) -> Trained:
@@ -200,8 +211,14 @@ class Sweep:
         if self._resume is None:
             return
         kept = self._resume.folder / _IN_CHECKPOINT
-        self._state = SweepState.model_validate_json((kept / _STATE).read_text())
         self._saved_step = self._resume.step
+        state = _state_in(self._resume.folder)
+        if state is None:
+            self._task.reporter.note("the checkpoint is another version's: the sweep begins anew", warn=True)
+            self._state.step = self._saved_step + 1  # so that its checkpoints are newer than this one
+            self._resume = None
+            return
+        self._state = state
         if (kept / _BEST).is_dir():
             shutil.rmtree(self._best, ignore_errors=True)
             shutil.copytree(kept / _BEST, self._best)

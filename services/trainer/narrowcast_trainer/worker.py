@@ -8,6 +8,7 @@ from celery import Celery, signals
 
 from narrowcast import logs, metrics
 from narrowcast.connections import Connections, connect
+from narrowcast.deletions import DeletedAdapters
 from narrowcast.estimates.history import EstimateFacts
 from narrowcast.jobs.heartbeat import Heartbeat
 from narrowcast.jobs.one_job import end_after_one_job
@@ -83,7 +84,7 @@ def _background(connections: Connections, settings: TrainingSettings) -> None:
         # Again each time: base models are added, and Redis may have been emptied.
         "report_node": partial(report_node, EstimateFacts(connections.redis), settings),
         "sweep_checkpoints": partial(sweep_checkpoints, jobs, models),
-        "sweep_adapters": partial(sweep_adapters, jobs, models, set()),
+        "sweep_adapters": partial(sweep_adapters, jobs, models, DeletedAdapters(connections.redis), set()),
         "sweep_exports": partial(sweep_exports, jobs, models),
         "sweep_work_dir": partial(sweep_work_dir, jobs, settings.work_dir),
     }

@@ -74,6 +74,9 @@ def memory_terms(architecture: Architecture, shape: TrainingShape) -> dict[str, 
         for name in ("weights", "lora", "gradients", "optimizer"):
             terms[name] *= 1 / shape.ranks
         terms["weights"] += _gathered(architecture)
+        # Over several micro-batches they add up whole, in 16 bits, before each rank gets its part: Trainer
+        # has them exchanged with the last (accelerate's ``no_sync``).
+        terms["gradients"] += Range.of(0, trainable / _FLOAT * _HALF)
     elif shape.ranks > 1:
         # DDP's buckets, by which ranks exchange gradients, are copies (gradient_as_bucket_view is off).
         terms["gradients"] *= 2
@@ -126,12 +129,12 @@ def _gathered(architecture: Architecture) -> Range:
     """Return what a GPU holds of the others' parts of a base for the while that it computes with them.
 
     FSDP2 gathers layer by layer, the next one while it computes (``fully_shard``): two layers, and a third
-    where one is still in the buffer that it came in. Output layer and last norm are a unit that stays from
-    the end of the forward pass on (accelerate 1.15, ``fsdp2_prepare_model``).
+    where one is still in the buffer that it came in. Output layer and last norm are a unit that stays
+    (accelerate 1.15, ``fsdp2_prepare_model``).
     """
     layer = architecture.linear_weights // architecture.layers * _HALF
     tail = architecture.vocabulary * architecture.hidden * _HALF
-    return Range.of(max(2 * layer, layer + tail), 3 * layer + tail)
+    return Range.of(2 * layer + tail, 3 * layer + tail)
 
 
 def _constants(architecture: Architecture, shape: TrainingShape) -> int:

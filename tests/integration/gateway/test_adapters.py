@@ -77,19 +77,22 @@ def test_not_while_its_job_may_publish_it_anew(gateway: Any, trained: Trained, e
     assert gateway.http.delete(f"/v1/models/{adapter}").status_code == 200
 
 
+@pytest.mark.parametrize("failing", ["delete", "delete_prefix"])
 def test_an_object_store_that_fails_leaves_nothing_to_be_served(
-    gateway: Any, trained: Trained, error: Error, monkeypatch: pytest.MonkeyPatch
+    gateway: Any, trained: Trained, error: Error, monkeypatch: pytest.MonkeyPatch, failing: str
 ) -> None:
+    """Before its manifest is gone, or after."""
     adapter = trained(FILES).result["adapter_id"]
 
     def fail(*_: object) -> None:
         raise Unavailable("no answer", code="storage_unavailable")
 
     with monkeypatch.context() as away:
-        away.setattr(Bucket, "delete", fail)
+        away.setattr(Bucket, failing, fail)
         error(gateway.http.delete(f"/v1/models/{adapter}"), 503, "storage_unavailable")
     error(_ask(gateway.http, adapter), 404, "model_not_found")
     assert gateway.http.get("/v1/adapters").json()["data"] == []
     assert gateway.http.delete(f"/v1/models/{adapter}").status_code == 200
     models = gateway.services.connections.storage.models
     assert list(models.keys(adapter_prefix(gateway.tenant, adapter))) == []
+    error(gateway.http.delete(f"/v1/models/{adapter}"), 404, "model_not_found")

@@ -19,6 +19,7 @@ from narrowcast.adapters import AdapterManifest, BaseModelRef, PromptRef, adapte
 from narrowcast.artifacts import MANIFEST, publish, read_manifest
 from narrowcast.connections import Connections
 from narrowcast.datasets import DatasetManifest, Row, dataset_prefix, split_file, to_jsonl
+from narrowcast.deletions import DeletedAdapters
 from narrowcast.ids import new_id
 from narrowcast.jobs.reaper import Reaper
 from narrowcast.jobs.records import Job, JobKind, JobStatus
@@ -221,6 +222,11 @@ class Desk:
             return any(message.startswith(start) for message in self.events(job_id))
 
         self.wait(job_id, there)
+
+    @property
+    def deleted(self) -> DeletedAdapters:
+        """The adapters that users have deleted."""
+        return DeletedAdapters(self.connections.redis)
 
     def checkpoints(self, job_id: str) -> list[str]:
         """Return the keys of a job's checkpoints."""

@@ -66,7 +66,7 @@ def test_adapters_that_nobody_wanted_are_swept(desk: Desk) -> None:
     models.put(adapter_prefix(desk.tenant, "half-of-one") + "adapter_model.safetensors", b"half")
 
     settled: set[str] = set()
-    assert sweep_adapters(jobs, models, settled) >= 1
+    assert sweep_adapters(jobs, models, desk.deleted, settled) >= 1
     assert desk.adapter(cancelled) == []
     for job in kept:
         desk.check_adapter(job)
@@ -76,6 +76,23 @@ def test_adapters_that_nobody_wanted_are_swept(desk: Desk) -> None:
     ours = {adapter_prefix(desk.tenant, job.spec["adapter_id"]) for job in (reaped, succeeded, older, chosen)}
     assert settled >= ours, "not looked at again"
     assert not settled & {adapter_prefix(desk.tenant, job.spec["adapter_id"]) for job in (works, waits)}
+
+
+def test_what_is_left_of_a_deleted_adapter_is_swept_at_once(desk: Desk) -> None:
+    """Where the object store failed meanwhile; also if a worker that had lost its job publishes it again."""
+    models, jobs = desk.connections.storage.models, desk.connections.jobs
+    whole, half, other = desk.running(), desk.running(), desk.running()
+    for job in (whole, half, other):
+        desk.publish(job.spec["adapter_id"], job.id)
+        jobs.finish(job.id, WORKER, JobStatus.SUCCEEDED)
+    settled: set[str] = set()
+    sweep_adapters(jobs, models, desk.deleted, settled)
+    for job in (whole, half):
+        desk.deleted.add(desk.tenant, job.spec["adapter_id"])
+    models.delete(adapter_prefix(desk.tenant, half.spec["adapter_id"]) + MANIFEST)
+    assert sweep_adapters(jobs, models, desk.deleted, settled) >= 2
+    assert desk.adapter(whole) == desk.adapter(half) == []
+    desk.check_adapter(other)
 
 
 def test_halves_of_adapters_are_swept_unless_a_job_may_complete_them(
@@ -88,10 +105,10 @@ def test_halves_of_adapters_are_swept_unless_a_job_may_complete_them(
     for job in (ended, works):
         prefix = adapter_prefix(desk.tenant, job.spec["adapter_id"])
         models.put(prefix + "adapter_model.safetensors", b"half")
-    sweep_adapters(jobs, models)
+    sweep_adapters(jobs, models, desk.deleted)
     assert desk.adapter(ended) != []
     monkeypatch.setattr(leftovers, "_DAY_S", -60.0)
-    sweep_adapters(jobs, models)
+    sweep_adapters(jobs, models, desk.deleted)
     assert desk.adapter(ended) == []
     assert desk.adapter(works) != []
 
@@ -110,8 +127,9 @@ def test_a_record_that_cannot_be_read_keeps_nothing_else_from_being_swept(desk: 
     for unread in (newer.id, exports[0]):
         redis.set(f"nc:job:{unread}", '{"status": "validating"}')
 
-    for sweep in (sweep_checkpoints, sweep_adapters, sweep_exports):
+    for sweep in (sweep_checkpoints, sweep_exports):
         assert sweep(jobs, models) >= 1
+    assert sweep_adapters(jobs, models, desk.deleted) >= 1
     assert sweep_work_dir(jobs, tmp_path) == 1
     assert desk.checkpoints(ended.id) == desk.adapter(ended) == []
     assert desk.checkpoints(newer.id) != []

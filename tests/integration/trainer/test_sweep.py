@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -261,27 +262,30 @@ class _Hungry:
     def smoke_test(self, task: TrainingTask, adapter: Path) -> None: ...
 
 
+def _hungry_task(checkpoints: Checkpoints, folder: Path) -> TrainingTask:
+    return TrainingTask(
+        base=folder,
+        hyperparameters=Hyperparameters(n_trials=2),
+        settings=TrainingSettings(),
+        train=[],
+        validation=[],
+        pad_id=0,
+        scratch=folder / "run",
+        resume=checkpoints.fetch_newest(folder / "resume"),
+        reporter=Reporter(os.open(os.devnull, os.O_WRONLY)),
+        stop=StopSignal(),
+        save_checkpoint=checkpoints.save,
+    )
+
+
 def test_a_trial_that_ran_out_of_memory_goes_on_with_fewer_rows_also_after_an_interruption(
     checkpoints: Checkpoints, tmp_path: Path
 ) -> None:
     """Or an attempt that is shorter than a trial would begin the trial again and again."""
 
     def attempt(number: int, budget: int) -> _Hungry:
-        engine, folder = _Hungry(budget), tmp_path / str(number)
-        task = TrainingTask(
-            base=tmp_path,
-            hyperparameters=Hyperparameters(n_trials=2),
-            settings=TrainingSettings(),
-            train=[],
-            validation=[],
-            pad_id=0,
-            scratch=folder / "run",
-            resume=checkpoints.fetch_newest(folder / "resume"),
-            reporter=Reporter(os.open(os.devnull, os.O_WRONLY)),
-            stop=StopSignal(),
-            save_checkpoint=checkpoints.save,
-        )
-        sweep = Sweep(engine, task)
+        engine = _Hungry(budget)
+        sweep = Sweep(engine, _hungry_task(checkpoints, tmp_path / str(number)))
         if number < 3:
             with pytest.raises(TrainingStopped):
                 sweep.run()
@@ -307,3 +311,25 @@ def test_of_a_sweep_without_any_weights_nothing_is_kept(
             order_of(job, trainer_settings), Reporter(os.open(os.devnull, os.O_WRONLY)), StopSignal()
         )
     assert refused.value.code == "no_checkpoint"
+
+
+def test_a_sweep_whose_checkpoint_is_another_version_s_begins_anew(
+    checkpoints: Checkpoints, tmp_path: Path
+) -> None:
+    """Failed for that, it would lose the checkpoint to those who go back to the other version."""
+    with pytest.raises(TrainingStopped):
+        Sweep(_Hungry(60 + 35), _hungry_task(checkpoints, tmp_path / "1")).run()
+    resume = checkpoints.fetch_newest(tmp_path / "2")
+    assert resume is not None
+    state = resume.folder / "kept" / "sweep" / "sweep.json"
+    state.write_text(json.dumps(json.loads(state.read_text()) | {"best_record": {"attempts": [{}]}}))
+    with pytest.raises(JobFailed, match="another version"):
+        of_running_trial(Hyperparameters(n_trials=2), resume)
+    assert best_so_far(resume.folder) is None
+    engine = _Hungry(1000)
+    task = replace(_hungry_task(checkpoints, tmp_path / "3"), resume=resume)
+    assert len(Sweep(engine, task).run().trials) == 2
+    assert engine.began[0] == (0, 8)
+    newest = checkpoints.fetch_newest(tmp_path / "4")
+    assert newest is not None
+    assert newest.step > resume.step

@@ -3,7 +3,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from narrowcast.errors import Unavailable
+import pytest
+
+from narrowcast.errors import NotFound, Unavailable
 from narrowcast_inference.cleaning import claim_and_clean
 
 
@@ -15,8 +17,8 @@ def adapter(cache: Path, name: str, size: int, used_at: float) -> Path:
     return folder
 
 
-def everything(_tenant: str, _adapter: str) -> bool:
-    return True
+def everything() -> set[tuple[str, str]]:
+    return {("clinic", name) for name in ("old", "middle", "new", "one")}
 
 
 def test_the_least_recently_used_go_first(tmp_path: Path) -> None:
@@ -42,7 +44,7 @@ def test_nothing_goes_while_another_process_uses_the_cache(tmp_path: Path) -> No
             "-c",
             "import os, sys; from pathlib import Path;"
             "from narrowcast_inference.cleaning import claim_and_clean;"
-            f"claim_and_clean(Path({str(tmp_path)!r}), 10**9, lambda *_: True);"
+            f"claim_and_clean(Path({str(tmp_path)!r}), 10**9, set);"
             "os.execv('/bin/sh', ['sh', '-c', 'echo ready; exec sleep 60'])",
         ],
         stdout=subprocess.PIPE,
@@ -61,13 +63,23 @@ def test_nothing_goes_while_another_process_uses_the_cache(tmp_path: Path) -> No
 
 def test_deleted_adapters_go_at_the_next_start(tmp_path: Path) -> None:
     kept, deleted = adapter(tmp_path, "one", 100, 1), adapter(tmp_path, "two", 100, 2)
+    note = tmp_path / "adapters" / "clinic" / "note.txt"
+    note.touch()
+    os.close(claim_and_clean(tmp_path, 10**9, lambda: {("clinic", "one"), ("other", "two")}))
+    assert (kept.exists(), deleted.exists(), note.exists()) == (True, False, True)
 
-    def away(_tenant: str, _adapter: str) -> bool:
-        raise Unavailable("no answer")
 
-    os.close(claim_and_clean(tmp_path, 10**9, away))
+@pytest.mark.parametrize("error", [Unavailable("no answer"), NotFound("no bucket"), None])
+def test_an_object_store_that_is_away_or_empty_takes_none_with_it(
+    tmp_path: Path, error: Exception | None
+) -> None:
+    """They may be the last copies."""
+    kept = adapter(tmp_path, "one", 100, 1)
+
+    def nothing() -> set[tuple[str, str]]:
+        if error is not None:
+            raise error
+        return set()
+
+    os.close(claim_and_clean(tmp_path, 10**9, nothing))
     assert kept.exists()
-    assert deleted.exists()
-    os.close(claim_and_clean(tmp_path, 10**9, lambda *name: name == ("clinic", "one")))
-    assert kept.exists()
-    assert not deleted.exists()

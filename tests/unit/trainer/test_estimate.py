@@ -45,7 +45,13 @@ def test_the_committed_table_is_what_the_code_prints(capsys: pytest.CaptureFixtu
 
 @pytest.mark.parametrize(
     ("option", "value"),
-    [("--tokens-per-row", "-5"), ("--tokens-per-row", "nan"), ("--gpu-memory", "inf"), ("--gpu-memory", "0")],
+    [
+        ("--tokens-per-row", "-5"),
+        ("--tokens-per-row", "nan"),
+        ("--gpu-memory", "inf"),
+        ("--gpu-memory", "0"),
+        ("--gpus", "65"),
+    ],
 )
 def test_numbers_that_are_none_are_refused(
     config: str, option: str, value: str, capsys: pytest.CaptureFixture[str]
@@ -74,6 +80,7 @@ def test_several_gpus_take_their_shares(config: str, capsys: pytest.CaptureFixtu
     assert "on each of 2 GPUs" in capsys.readouterr().out
     for wrong, named in (
         (["--parallelism", "fsdp"], "--gpus"),
+        (["--gpus", "2", "--device", "cpu"], "--device"),
         (["--parallelism", "fsdp", "--gpus", "2", "--quantization", "nf4"], "nf4"),
         (["--parallelism", "fsdp", "--gpus", "2", "--batch-size", "3"], "share"),
     ):

@@ -2,18 +2,16 @@
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Final
 
 from narrowcast import ids, logs
 from narrowcast.adapters import AdapterManifest, adapter_prefix, serving_name
 from narrowcast.artifacts import discard, read_file, read_manifest
 from narrowcast.connections import Connections
+from narrowcast.deletions import DeletedAdapters
 from narrowcast.errors import Conflict, InvalidInput, NotFound
 from narrowcast_gateway.settings import ServersSettings
 
 _CACHED_MANIFESTS = 1024
-_DELETED: Final = "nc:adapters:deleted"
-"""A set of serving names. Another gateway may have the manifest in its memory, and vLLM the weights."""
 _log = logs.get(__name__)
 
 
@@ -36,8 +34,7 @@ class Adapters:
     def __init__(self, connections: Connections, settings: ServersSettings) -> None:
         self._bucket = connections.storage.models
         self._jobs = connections.jobs
-        # redis-py types every answer as "bytes or str, or an awaitable of them"; ours decodes and is sync.
-        self._redis: Any = connections.redis
+        self._deleted = DeletedAdapters(connections.redis)
         self._bases = settings.bases
 
         @lru_cache(maxsize=_CACHED_MANIFESTS)
@@ -58,7 +55,7 @@ class Adapters:
         """
         if not ids.ADAPTER_ID.match(adapter_id):
             raise _no_model(adapter_id, param)
-        if self._redis.sismember(_DELETED, serving_name(tenant, adapter_id)):
+        if self._deleted.has(tenant, adapter_id):
             raise _no_model(adapter_id, param)
         try:
             return self._read(tenant, adapter_id)
@@ -68,9 +65,8 @@ class Adapters:
     def of_tenant(self, tenant: str) -> list[AdapterManifest]:
         """Return the tenant's adapters, newest first."""
         manifests = []
-        deleted = self._redis.smembers(_DELETED)
         for adapter_id in self._bucket.folders(f"adapters/{tenant}/"):
-            if serving_name(tenant, adapter_id) in deleted:
+            if self._deleted.has(tenant, adapter_id):
                 continue  # its files are not all gone yet
             try:
                 manifests.append(self._read(tenant, adapter_id))
@@ -87,7 +83,7 @@ class Adapters:
             NotFound: the tenant has no such adapter.
             InvalidInput: ``base_model_not_deletable``.
             Conflict: ``job_not_ended``, the job that made it might publish it anew.
-            Unavailable: the object store failed; trying again is safe, or a trainer sweeps what is left.
+            Unavailable: the object store failed; trying again is safe, or a trainer deletes what is left.
         """
         if adapter_id in self._bases:
             raise InvalidInput(
@@ -102,12 +98,14 @@ class Adapters:
             # From the store: the one in memory may be that of a deleted adapter.
             maker = read_manifest(self._bucket, prefix, AdapterManifest).job
         except NotFound:
+            if self._deleted.has(tenant, adapter_id) and discard(self._bucket, prefix):
+                return  # the rest of one that could not be deleted at once
             raise _no_model(adapter_id) from None
         if self._is_running(tenant, maker):
             raise Conflict(
                 f"job {maker}, which made it, has not ended; cancel it first", code="job_not_ended"
             )
-        self._redis.sadd(_DELETED, serving_name(tenant, adapter_id))
+        self._deleted.add(tenant, adapter_id)
         discard(self._bucket, prefix)
         _log.info("adapter_deleted", adapter=adapter_id, tenant=tenant)
 

@@ -32,13 +32,14 @@ def evaluate(running: RunningJob, services: Services, settings: GatewaySettings)
     spec = EvaluationSpec.model_validate(job.spec)
     dataset = services.datasets.get(job.tenant, spec.dataset)
     rows = services.datasets.rows(dataset, spec.split)[: spec.max_rows]
+    # All before the first is asked: one that has been deleted since would cost the others' answers.
+    targets = [services.adapters.resolve(job.tenant, model) for model in spec.models]
     contest = _Contest(running, rows, total=len(rows) * len(spec.models))
 
     train = services.datasets.rows(dataset, "train")
     if train:
         contest.add_baseline(train)
-    for model in spec.models:
-        target = services.adapters.resolve(job.tenant, model)
+    for target in targets:
         contest.add_model(target, settings, spec.max_tokens)
 
     manifest = EvaluationManifest(

@@ -70,8 +70,9 @@ class _Export:
             manifest = read_manifest(self._models, self._prefix, ExportManifest)
             files = None  # published, and then the worker died, or the hub was away
         except NotFound:
-            files = self._make()
-            manifest = self._patiently(partial(self._publish, files))
+            source = self._adapter_manifest()
+            files = self._make(source)
+            manifest = self._patiently(partial(self._publish, source, files))
         url = None if token is None else self._patiently(partial(self._push, token, files, manifest))
         entries = {name: entry.model_dump() for name, entry in manifest.files.items()}
         return {"files": entries, "hub_url": url}
@@ -85,9 +86,8 @@ class _Export:
         push(HubOrder(destination=destination, token=token, folder=None))
         return token
 
-    def _make(self) -> Path:
+    def _make(self, manifest: AdapterManifest) -> Path:
         base = base_folder(self._order.settings.models_dir, self._spec.base_model)
-        manifest = self._adapter_manifest()
         if self._spec.format != "lora-gguf":
             check_16bit(base)
         if self._spec.format != "merged":
@@ -147,10 +147,9 @@ class _Export:
             adapter=LORA_GGUF if alone else None,
         )
 
-    def _publish(self, files: Path) -> ExportManifest:
+    def _publish(self, source: AdapterManifest, files: Path) -> ExportManifest:
         self._advanced("storing the files")
         self._models.delete_prefix(self._prefix)  # an attempt that died here left files without a manifest
-        source = self._adapter_manifest()
         manifest = ExportManifest(
             id=self._order.job_id,
             tenant=self._order.tenant,
@@ -170,7 +169,8 @@ class _Export:
             shutil.rmtree(files, ignore_errors=True)
             fetch(self._models, self._prefix, manifest, files)
             (files / MANIFEST).unlink()
-        with suppress(JobFailed):  # that the adapter is gone by now does not matter to what is made of it
+        # That the adapter is gone by now does not matter to what is made of it.
+        with suppress(JobFailed, NotFound):
             adapter = self._adapter_manifest()
             add_hub_card(self._models, adapter, manifest.format, destination.base_model, files)
         self._advanced("pushing to the hub")
