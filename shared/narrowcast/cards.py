@@ -142,6 +142,8 @@ class TrainingResources(BaseModel):
     checkpoint was done again and counts once."""
     total_seconds: float | None
     """With loading the base model."""
+    sweep_seconds: float | None = None
+    """Of all trials, if the run was one of a sweep."""
     steps: int
     rows_seen: int | None
     tokens_seen: int | None

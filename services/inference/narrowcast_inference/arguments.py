@@ -7,6 +7,14 @@ from narrowcast_inference.settings import InferenceSection
 
 PLUGIN = "narrowcast_s3_resolver"
 _CPU_MAX_NUM_SEQS = 8
+_GENERATION = {
+    "repetition_penalty": 1.0,
+    "presence_penalty": 0.0,
+    "frequency_penalty": 0.0,
+    "max_new_tokens": None,
+}
+"""Over the base's own ``generation_config.json``. Its penalties (Qwen2.5: 1.05) count the prompt's words too,
+and a report repeats its impression's; nor is it for a base to say how long a report may be."""
 MIDDLEWARE = "narrowcast_inference.status.AdapterStatusMiddleware"
 GPU_MIDDLEWARE = "narrowcast_inference.gpu_sharing.GpuSharingMiddleware"
 
@@ -57,6 +65,7 @@ def vllm_arguments(section: InferenceSection, *, on_cpu: bool) -> list[str]:
         f"--shutdown-timeout={section.shutdown_timeout_s}",
         # Of chats and of previews alike: prompts as adapters were trained with.
         f"--default-chat-template-kwargs={json.dumps(CHAT_TEMPLATE_KWARGS)}",
+        f"--override-generation-config={json.dumps(_GENERATION)}",
         f"--middleware={MIDDLEWARE}",
         # Prompts are about patients; requests are logged by the gateway, without them.
         "--no-enable-log-requests",

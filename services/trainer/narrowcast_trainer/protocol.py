@@ -14,8 +14,8 @@ from narrowcast.training import TrainingMetrics, TrainingSpec
 from narrowcast_trainer.settings import TrainingSettings
 
 OUT_OF_MEMORY = (
-    "the training ran out of memory; lower max_length (and shorten the longest rows) or rank,"
-    " or set quantization to nf4"
+    "the training ran out of memory; set micro_batch to 1, lower max_length (and shorten the longest rows)"
+    " or rank, or set quantization to nf4"
 )
 
 

@@ -98,6 +98,14 @@ def train(order: TrainingOrder, reporter: Reporter, stop: StopSignal) -> dict[st
     return result_of(manifest)
 
 
+def micro_batch_of(resume: Resumable | None, hyperparameters: Hyperparameters) -> int | None:
+    """Return that of the attempt to be resumed: where more ran out of memory, they would again."""
+    if resume is None or hyperparameters.n_trials > 1:  # a sweep keeps its own
+        return None
+    attempts = RunRecord.read(resume.folder).attempts
+    return attempts[-1].micro_batch if attempts else None
+
+
 def publish_checkpoint(order: TrainingOrder, reporter: Reporter, stop: StopSignal) -> dict[str, Any]:
     """Try out and publish the best adapter in the job's newest whole checkpoint; return the job's result.
 
@@ -235,7 +243,7 @@ def _task(
         reporter=reporter,
         stop=stop,
         save_checkpoint=_checkpoints(order, storage).save,
-        max_micro_batch=order.max_micro_batch,
+        max_micro_batch=order.max_micro_batch or micro_batch_of(resume, checked.hyperparameters),
         run_name=order.job_id,
     )
 

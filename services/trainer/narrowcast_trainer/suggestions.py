@@ -5,6 +5,7 @@ uninterrupted one would have asked, and gets the same answer: nothing but its fi
 to be kept.
 """
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -20,16 +21,19 @@ Optuna's own 10 and 5 would leave a small sweep no trial that learns from the ot
 _STATES: Final = {
     "complete": optuna.trial.TrialState.COMPLETE,
     "pruned": optuna.trial.TrialState.PRUNED,
-    "failed": optuna.trial.TrialState.FAIL,
+    # Optuna's own FAIL would be ignored: out of memory, or diverging, is worse than anything measured.
+    "failed": optuna.trial.TrialState.PRUNED,
 }
+_MOST_QUESTIONS: Final = 20
 _LOGARITHMIC: Final = {"learning_rate"}
 
 
-def suggest(hyper: Hyperparameters, trials: Sequence[Trial]) -> dict[str, Any]:
-    """Return the values of the next trial.
+def suggest(hyper: Hyperparameters, trials: Sequence[Trial]) -> dict[str, Any] | None:
+    """Return the values of the next trial; None if all there are have been tried.
 
     The first one has the job's own values if the space holds them, so that the sweep is never worse
-    than the training that it takes the place of; TPE (Bergstra et al. 2011) proposes the others.
+    than the training that it takes the place of; TPE (Bergstra et al. 2011) proposes the others. None is
+    tried twice: of one seed it would give the same again.
 
     Args:
         hyper: of the job, with its search space and its seed.
@@ -40,7 +44,15 @@ def suggest(hyper: Hyperparameters, trials: Sequence[Trial]) -> dict[str, Any]:
     if not trials and all(_holds(space[name], value) for name, value in own.items()):
         return own
     sampler = optuna.samplers.TPESampler(n_startup_trials=_STARTUP_TRIALS, seed=hyper.seed + len(trials))
-    return dict(_study(space, trials, sampler).ask(space).params)
+    study = _study(space, trials, sampler)
+    tried = [trial.hyperparameters for trial in trials]
+    for _ in range(_MOST_QUESTIONS):
+        if (values := dict(study.ask(space).params)) not in tried:
+            return values
+    # TPE insists on its best. Bounds hold enough others, so there are only choices here.
+    choices = [one.choices for one in space.values() if isinstance(one, CategoricalDistribution)]
+    left = [dict(zip(space, values, strict=True)) for values in itertools.product(*choices)]
+    return next((values for values in left if values not in tried), None)
 
 
 def should_prune(
@@ -97,7 +109,8 @@ def _study(
                 value=trial.valid_loss if trial.state == "complete" else None,
                 params=trial.hyperparameters,
                 distributions=dict(space),
-                intermediate_values=dict(enumerate(trial.valid_losses)),
+                # Those of a failed one would rank it among the pruned.
+                intermediate_values={} if trial.state == "failed" else dict(enumerate(trial.valid_losses)),
             )
         )
     return study

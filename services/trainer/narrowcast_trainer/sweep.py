@@ -109,7 +109,12 @@ class Sweep:
         while len(self._state.trials) < self._hyper.n_trials:
             if self._task.stop.requested:
                 raise TrainingStopped(self._saved_step or None)
-            values = suggest(self._hyper, self._state.trials)
+            # What a trial was begun with, whatever this version would suggest: its weights are of that rank.
+            resumed = self._state.running if self._resume else None
+            values = resumed or suggest(self._hyper, self._state.trials)
+            if values is None:
+                self._task.reporter.note("the sweep ends: there is no other combination to try")
+                break
             self._finish(self._trial(values))
         best = best_trial(self._state.trials)
         if best is None:
@@ -140,6 +145,8 @@ class Sweep:
                 error.__traceback__ = None
             if code == _OUT_OF_MEMORY and run.reporter.micro_batch > 1:
                 self._resume = None
+                # Its best weights so far are not those of the run that begins.
+                shutil.rmtree(self._task.scratch / f"trial-{number}", ignore_errors=True)
                 self._state.max_micro_batch = run.reporter.micro_batch // 2
                 # Its checkpoints so far are older than those to come, whose steps are counted from 0 again:
                 # the newest one is resumed, and kept.

@@ -333,3 +333,46 @@ def test_a_sweep_whose_checkpoint_is_another_version_s_begins_anew(
     newest = checkpoints.fetch_newest(tmp_path / "4")
     assert newest is not None
     assert newest.step > resume.step
+
+
+def test_a_resumed_trial_keeps_its_values(checkpoints: Checkpoints, tmp_path: Path) -> None:
+    """Another version would suggest others: its weights are of that rank."""
+    with pytest.raises(TrainingStopped):
+        Sweep(_Hungry(50), _hungry_task(checkpoints, tmp_path / "1")).run()
+    resume = checkpoints.fetch_newest(tmp_path / "2")
+    assert resume is not None
+    path = resume.folder / "kept" / "sweep" / "sweep.json"
+    state = SweepState.model_validate_json(path.read_text())
+    assert state.running["rank"] == 64
+    path.write_text(state.model_copy(update={"running": state.running | {"rank": 16}}).model_dump_json())
+    trials = (
+        Sweep(_Hungry(1000), replace(_hungry_task(checkpoints, tmp_path / "3"), resume=resume)).run().trials
+    )
+    assert trials[0].hyperparameters == state.running | {"rank": 16}
+    assert len(trials) == 2
+
+
+class _Validated(_Hungry):
+    """As it, but has its best weights from the first validation on."""
+
+    def train(self, task: TrainingTask) -> Trained:
+        best = task.scratch / "best"
+        self.found = best.exists()
+        best.mkdir(parents=True, exist_ok=True)
+        return super().train(task)
+
+
+def test_a_trial_that_begins_again_has_no_weights_of_the_run_before(
+    checkpoints: Checkpoints, tmp_path: Path
+) -> None:
+    engine = _Validated(1000)
+    Sweep(engine, _hungry_task(checkpoints, tmp_path / "1")).run()
+    assert engine.began[:2] == [(0, 8), (0, 4)]
+    assert not engine.found
+
+
+def test_a_sweep_ends_when_all_combinations_have_been_tried(checkpoints: Checkpoints, tmp_path: Path) -> None:
+    task = _hungry_task(checkpoints, tmp_path / "1")
+    hyper = Hyperparameters.model_validate({"n_trials": 5, "rank": 8, "sweep": {"rank": [8, 16]}})
+    trials = Sweep(_Hungry(1000), replace(task, hyperparameters=hyper)).run().trials
+    assert [trial.hyperparameters for trial in trials] == [{"rank": 8}, {"rank": 16}]

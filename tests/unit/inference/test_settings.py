@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,33 @@ def test_a_gpu_gets_no_cpu_flag(tmp_path: Path) -> None:
     assert "--no-enable-log-requests" in on_gpu
     assert "--shutdown-timeout=60" in on_gpu
     assert '--default-chat-template-kwargs={"enable_thinking": false}' in on_gpu
+
+
+def test_a_base_s_penalties_and_length_are_not_those_of_reports(tmp_path: Path) -> None:
+    """By vLLM's own words, with a file as Qwen2.5 has it."""
+    from transformers import LlamaConfig
+    from vllm.engine.arg_utils import EngineArgs
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    LlamaConfig(hidden_size=8, num_attention_heads=1, architectures=["LlamaForCausalLM"]).save_pretrained(
+        tmp_path
+    )
+    own = {"repetition_penalty": 1.05, "temperature": 0.7, "top_k": 20, "top_p": 0.8, "max_new_tokens": 512}
+    (tmp_path / "generation_config.json").write_text(json.dumps(own | {"eos_token_id": [2, 5]}))
+    arguments = vllm_arguments(section(tmp_path), on_cpu=True)
+    (given,) = [one for one in arguments if one.startswith("--override-generation-config")]
+    parser = EngineArgs.add_cli_args(FlexibleArgumentParser())
+    parsed = parser.parse_args([f"--model={tmp_path}", "--skip-tokenizer-init", "--dtype=bfloat16", given])
+    config = EngineArgs.from_cli_args(parsed).create_model_config()
+    assert config.get_diff_sampling_param() == {
+        "repetition_penalty": 1.0,
+        "presence_penalty": 0.0,
+        "frequency_penalty": 0.0,
+        "temperature": 0.7,
+        "top_k": 20,
+        "top_p": 0.8,
+    }
+    assert config.try_get_generation_config()["eos_token_id"] == [2, 5]
 
 
 def test_extra_arguments_come_last(tmp_path: Path) -> None:

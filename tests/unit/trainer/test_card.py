@@ -13,13 +13,15 @@ import pytest
 from narrowcast.adapters import AdapterManifest, BaseModelRef, PromptRef
 from narrowcast.cards import CARD, CARD_TEXT, LOSS_PNG, LOSS_SVG, STEP_METRICS, LossAt, TrainingCard
 from narrowcast.sweeps import Trial
-from narrowcast.training import TrainingSpec
+from narrowcast.training import Hyperparameters, TrainingSpec
 from narrowcast_trainer import publish
 from narrowcast_trainer.card.build import card_files, step_metrics
 from narrowcast_trainer.card.markdown import markdown
 from narrowcast_trainer.card.record import RunRecord, points_of
+from narrowcast_trainer.checkpoints import Resumable
+from narrowcast_trainer.run import micro_batch_of
 
-from .card_run import GIB, PER_EPOCH, STEPS, card, history, record
+from .card_run import GIB, PER_EPOCH, STEPS, attempt, card, history, record
 
 FILES = {CARD, CARD_TEXT, LOSS_PNG, LOSS_SVG, STEP_METRICS}
 
@@ -57,6 +59,8 @@ def test_the_trials_of_a_sweep() -> None:
     ]
     made = card(trials=trials)
     assert made.trials == trials
+    assert (made.resources.total_seconds, made.resources.sweep_seconds) == (600, 4801)
+    assert "| Time of all 2 trials |" in markdown(made)
     text = markdown(made)
     assert (
         "| 1 | learning_rate 0.0001235, rank 32 | – | 0.00 min (0 s) | failed (training_diverged) |" in text
@@ -214,3 +218,26 @@ def test_a_card_that_cannot_be_drawn_does_not_cost_the_adapter(monkeypatch: pyte
     assert set(publish._card(manifest, order, config, record())) == FILES
     monkeypatch.setattr("narrowcast_trainer.card.build.card_files", fail)
     assert publish._card(manifest, order, config, record()) == {}
+
+
+def test_memory_is_that_of_all_attempts_alike() -> None:
+    """What the last one's few rows took says nothing of the longest row, which estimates ask for."""
+    run = RunRecord(
+        attempts=[
+            attempt(peak_memory_bytes=16, micro_batch=4),
+            attempt(peak_memory_bytes=20, device="another"),
+            attempt(peak_memory_bytes=10),
+            attempt(peak_memory_bytes=9),
+        ]
+    )
+    assert run.peak_memory_bytes == 10
+    assert RunRecord().peak_memory_bytes == 0
+
+
+def test_rows_that_ran_out_of_memory_are_not_tried_again_by_the_next_attempt(tmp_path: Path) -> None:
+    resume = Resumable(folder=tmp_path, step=5, seconds=1.0)
+    assert micro_batch_of(resume, Hyperparameters()) is None
+    RunRecord(attempts=[attempt(micro_batch=4), attempt(micro_batch=2)]).write(tmp_path)
+    assert micro_batch_of(resume, Hyperparameters()) == 2
+    assert micro_batch_of(resume, Hyperparameters(n_trials=2)) is None
+    assert micro_batch_of(None, Hyperparameters()) is None

@@ -119,3 +119,21 @@ def test_spikes_and_a_slow_start_never_stop() -> None:
     spikes = [8.0 if step % 25 in {3, 4, 5, 6} else 1.0 for step in range(300)]
     assert _feed(_watch(), spikes) is None
     assert _feed(_watch(), [2.0 + 0.9 * min(step, 30) / 30 for step in range(100)]) is None
+
+
+def _of_two_kinds(noise: random.Random, hard: float, gap: float, steps: int) -> list[float]:
+    return [0.4 + gap * (noise.random() < hard) + noise.gauss(0, 0.08) for _ in range(steps)]
+
+
+@pytest.mark.parametrize("hard", [0.1, 0.2, 0.3, 0.5])
+@pytest.mark.parametrize("gap", [1.2, 2.0, 6.0])
+def test_batches_of_two_kinds_never_stop(hard: float, gap: float) -> None:
+    """Templates and free text: each batch is of one kind, as rows of one length go together."""
+    for seed in range(20):
+        assert _feed(_watch(), _of_two_kinds(random.Random(seed), hard, gap, 500)) is None
+
+
+def test_what_diverges_amid_batches_of_two_kinds_stops() -> None:
+    noise = random.Random(1)
+    losses = _of_two_kinds(noise, 0.3, 1.4, 20) + [7 + noise.gauss(0, 0.3) for _ in range(30)]
+    assert _feed(_watch(), losses) in range(22, 33)

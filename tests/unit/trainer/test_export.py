@@ -9,7 +9,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from pydantic import SecretStr, ValidationError
+from safetensors.torch import load_file, save_file
 
 from narrowcast.adapters import AdapterManifest, BaseModelRef, PromptRef
 from narrowcast.errors import JobFailed, NarrowcastError, Unavailable
@@ -17,6 +19,7 @@ from narrowcast.exports import ExportRequest, ExportSpec, HubDestination, export
 from narrowcast.settings import StorageSettings
 from narrowcast_trainer.export.__main__ import reason_of
 from narrowcast_trainer.export.job import _tidied
+from narrowcast_trainer.export.merge import merge
 from narrowcast_trainer.export.order import ExportOrder
 from narrowcast_trainer.export.steps import _Export
 from narrowcast_trainer.reporter import Reporter
@@ -163,3 +166,26 @@ def test_the_context_is_that_of_the_scaled_base(base_model: Path, order: ExportO
     written = _Export(order, Reporter(-1))._modelfile(base, manifest)
     assert written.endswith("PARAMETER num_ctx 4096\n")
     assert written.startswith("FROM ./model-q4_k_m.gguf\n")
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("f16", torch.float16), ("base", torch.bfloat16)])
+def test_a_base_in_float32_is_rounded_once(tmp_path: Path, precision: Any, dtype: torch.dtype) -> None:
+    """Also where the adapter leaves it alone: through bf16 to f16 it would lose three bits for nothing."""
+    torch.manual_seed(0)
+    weights = {f"model.{name}.weight": torch.randn(8, 8) for name in ("layers.0.q_proj", "embed_tokens")}
+    base, adapter = tmp_path / "base", tmp_path / "adapter"
+    for folder in (base, adapter):
+        folder.mkdir()
+    save_file(weights, base / "model.safetensors")
+    (base / "config.json").write_text(json.dumps({"dtype": "float32"}))
+    a, b = torch.randn(2, 8), torch.randn(8, 2)
+    prefix = "base_model.model.model.layers.0.q_proj"
+    save_file(
+        {f"{prefix}.lora_A.weight": a, f"{prefix}.lora_B.weight": b}, adapter / "adapter_model.safetensors"
+    )
+    (adapter / "adapter_config.json").write_text(json.dumps({"r": 2, "lora_alpha": 2}))
+    merge(base, adapter, tmp_path / "merged", precision, lambda _: None)
+    merged = load_file(tmp_path / "merged" / "model.safetensors")
+    assert torch.equal(merged["model.embed_tokens.weight"], weights["model.embed_tokens.weight"].to(dtype))
+    expected = (weights["model.layers.0.q_proj.weight"] + b @ a).to(dtype)
+    assert torch.equal(merged["model.layers.0.q_proj.weight"], expected)

@@ -1,5 +1,6 @@
 """What a sweep tries next depends on what it has tried, and on nothing else."""
 
+import math
 from typing import Any
 
 import pytest
@@ -29,7 +30,8 @@ def _swept(hyper: Hyperparameters, trials: int, given: list[Trial] | None = None
     done = list(given or [])
     while len(done) < trials:
         values = suggest(hyper, done)
-        loss = abs(values["learning_rate"] - 1e-4) * 1000 + values["rank"] / 1000
+        assert values is not None
+        loss = abs(values.get("learning_rate", 1e-4) - 1e-4) * 1000 + values["rank"] / 1000
         failed = len(done) % 4 == 3
         done.append(
             Trial(
@@ -47,6 +49,7 @@ def test_the_first_trial_is_the_jobs_own() -> None:
     own = {"learning_rate": 2e-4, "rank": 32, "dropout": 0, "batch_size": 8, "n_epochs": 2}
     assert suggest(_hyper(), []) == own | {"weight_decay": 0.01}
     outside = suggest(_hyper(learning_rate=0.1), [])
+    assert outside is not None
     assert 1e-5 <= outside["learning_rate"] <= 1e-3
 
 
@@ -118,3 +121,35 @@ def test_the_default_space_lies_around_the_jobs_own_values() -> None:
 def test_what_cannot_be_swept_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r".+"):
         Hyperparameters.model_validate(wrong)
+
+
+@pytest.mark.parametrize("space", [{"rank": [16, 32, 64]}, {"rank": [16, 32, 64], "batch_size": [4, 8]}])
+def test_no_combination_is_tried_twice(space: dict[str, list[int]]) -> None:
+    """One seed for all trials: it would end as it did before, for the same hours."""
+    combinations = math.prod(map(len, space.values()))
+    for seed in range(10):
+        hyper = _hyper(sweep=space, seed=seed)
+        trials = _swept(hyper, combinations)
+        assert len({tuple(trial.hyperparameters.items()) for trial in trials}) == combinations
+        assert suggest(hyper, trials) is None
+
+
+def test_what_fails_is_kept_away_from() -> None:
+    """Where the loss falls with the rate until it diverges, the best is at the edge, and so are failures."""
+    failed = 0
+    for seed in range(20):
+        hyper = _hyper(sweep={"learning_rate": [1e-5, 1e-2]}, learning_rate=1e-4, seed=seed)
+        trials: list[Trial] = []
+        while len(trials) < 12:
+            values = suggest(hyper, trials)
+            assert values is not None
+            rate = values["learning_rate"]
+            loss = 2 - 0.3 * math.log10(rate / 1e-5)
+            ended: dict[str, Any] = (
+                {"state": "failed"}
+                if rate > 5e-4
+                else {"state": "complete", "valid_loss": loss, "valid_losses": (loss,)}
+            )
+            trials.append(Trial(number=len(trials) + 1, hyperparameters=values, **ended))
+        failed += sum(trial.state == "failed" for trial in trials)
+    assert failed < 20 * 12 / 2

@@ -22,6 +22,7 @@ from narrowcast.cards import (
     TrainingData,
     TrainingResources,
 )
+from narrowcast.sweeps import best_trial
 from narrowcast.training import TrainingSpec
 from narrowcast_trainer.card.figure import loss_figure
 from narrowcast_trainer.card.markdown import markdown
@@ -130,9 +131,11 @@ def _configuration(
 
 def _resources(manifest: AdapterManifest, run: RunRecord, steps: int, batch_size: int) -> TrainingResources:
     attempts, points = run.attempts, run.points
+    best = best_trial(manifest.trials)
     resources = TrainingResources(
         seconds=round(sum(attempt.seconds for attempt in attempts), 1) if attempts else None,
-        total_seconds=manifest.metrics.get("seconds"),
+        total_seconds=best.seconds if best else manifest.metrics.get("seconds"),
+        sweep_seconds=manifest.metrics.get("seconds") if best else None,
         steps=steps,
         rows_seen=_rows_seen(run, steps, batch_size),
         tokens_seen=run.trained_tokens,

@@ -115,6 +115,8 @@ def _resources(card: TrainingCard) -> Rows:
     )
     yield "Training time", _time(it.seconds)
     yield "Training time with loading the base", _time(it.total_seconds)
+    if it.sweep_seconds is not None:
+        yield f"Time of all {len(card.trials)} trials", _time(it.sweep_seconds)
     yield "Rows seen", _count(it.rows_seen)
     yield "Tokens seen", _count(it.tokens_seen)
     yield "Tokens per second", _count(None if it.tokens_per_s is None else round(it.tokens_per_s))

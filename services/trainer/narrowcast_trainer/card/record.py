@@ -46,6 +46,13 @@ class RunRecord(BaseModel):
         return self.attempts[-1].quantization if self.attempts else None
 
     @property
+    def peak_memory_bytes(self) -> int:
+        """The most of the attempts like the last one, which may have seen but a few short rows itself."""
+        likes = [(attempt.device, attempt.micro_batch) for attempt in self.attempts]
+        peaks = [attempt.peak_memory_bytes for attempt in self.attempts]
+        return max((peak for peak, like in zip(peaks, likes, strict=True) if like == likes[-1]), default=0)
+
+    @property
     def trained_tokens(self) -> int | None:
         """Tokens of all steps, padding left out; None where they were not counted."""
         tokens = [point.tokens for point in self.points if point.tokens is not None]

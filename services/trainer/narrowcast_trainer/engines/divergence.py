@@ -13,9 +13,10 @@ _WORSE_BY_NATS = 1.0
 """A model of 1 nat more gives every token a 2.7 times smaller probability."""
 _WORSE_BY_DEVIATIONS = 4.0
 """The lowest and the highest of the medians of mere noise are within three of one another."""
-_TO_DEVIATION = 1.4826 / math.sqrt(2)
-"""From the median size of the difference of two normal numbers (Rousseeuw & Croux 1993, Alternatives to
-the Median Absolute Deviation)."""
+_DIFFERENCES_BELOW = 0.9
+"""Not the median: where most batches are easy, it knows nothing of those that are hard."""
+_TO_DEVIATION = 1 / (1.6449 * math.sqrt(2))
+"""From that quantile of the sizes of differences of two normal numbers: 1.6449 of their deviations."""
 FP16_OVERFLOWS = 16
 """In a row: fp16's loss scale starts at 2^16 and halves at each, so after as many it scales nothing."""
 
@@ -24,11 +25,12 @@ class DivergenceWatch:
     """Judges the loss and the gradient norm of every step.
 
     A training diverges when the median loss of the last 10 steps is above the lowest such median
-    so far by more than 1 nat and by more than 4 standard deviations of the steps' losses (from the
-    median difference of neighbours, which knows no trend). A spike passes, as loss spikes do of their own
-    accord (Chowdhery et al. 2022, PaLM, section 5.1), and so does a hard batch: medians ignore
-    both. Fine-tuning begins at a model that predicts text already, so a lasting rise by 1 nat is
-    no phase of learning.
+    so far by more than 1 nat and by more than 4 standard deviations of the steps' losses (from how far
+    neighbours lie apart, which knows no trend). A spike passes, as loss spikes do of their own accord
+    (Chowdhery et al. 2022, PaLM, section 5.1): medians ignore it. So do hard batches, also many in a row,
+    where rows are of two kinds: rows of one length go together, and so each batch is of one kind.
+    Fine-tuning begins at a model that predicts text already, so a lasting rise by 1 nat is no phase of
+    learning.
 
     Steps that throw the loss about from the first one on look like noise to themselves, and their lowest
     median is a high one; or they leave a model whose every guess is uniform, and no gradient. So whatever the
@@ -78,7 +80,7 @@ class DivergenceWatch:
             return
         now = median(self._recent)
         self._check_guessing(step, now)
-        deviation = _TO_DEVIATION * self._differences[len(self._differences) // 2]
+        deviation = _TO_DEVIATION * self._differences[int(len(self._differences) * _DIFFERENCES_BELOW)]
         if now > self._best + max(_WORSE_BY_NATS, _WORSE_BY_DEVIATIONS * deviation):
             raise self._diverged(step, f"the loss rose from {self._best:.2f} to {now:.2f} and stays there")
         self._best = min(self._best, now)

@@ -21,7 +21,7 @@ from narrowcast_trainer.engines.best import save_adapter
 from narrowcast_trainer.engines.callback import JobCallback
 from narrowcast_trainer.engines.ordered import OrderedTrainer
 from narrowcast_trainer.engines.precision import Precision, Quantization, check_quantized
-from narrowcast_trainer.engines.recorder import Recorder, peak_memory
+from narrowcast_trainer.engines.recorder import Recorder
 from narrowcast_trainer.engines.tracking import tracked
 from narrowcast_trainer.protocol import Prepared
 from narrowcast_trainer.ranks import world_size
@@ -90,15 +90,16 @@ def run(
         adapter = task.scratch / "adapter"
         save_adapter(model, adapter)
     earlier = task.resume.seconds if task.resume else 0.0
+    record = recorder.record()
     metrics = callback.summary() | {
         "seconds": round(earlier + time.monotonic() - started, 1),
-        "peak_memory_bytes": float(peak_memory()),
+        "peak_memory_bytes": float(record.peak_memory_bytes),
         "trainable_parameters": float(model.num_parameters(only_trainable=True)),
         # What the memory was needed for; estimates learn from it.
         "micro_batch": float(micro_batch),
         "longest_row_tokens": float(max(lengths(task))),
     }
-    return Trained(adapter, stored, metrics, recorder.record())
+    return Trained(adapter, stored, metrics, record)
 
 
 def build_trainer(

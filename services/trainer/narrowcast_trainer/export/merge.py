@@ -112,14 +112,12 @@ def _merged(shard: Path, adapter: Adapter, precision: Precision) -> dict[str, to
             if tensor.dtype not in _FLOATS:
                 merged[name] = tensor
                 continue
-            own = torch.bfloat16 if tensor.dtype is torch.float32 else tensor.dtype
+            half = torch.float16 if precision == "f16" else torch.bfloat16
+            own = half if tensor.dtype is torch.float32 else tensor.dtype
             delta = adapter.delta(name)
-            if delta is None:
-                merged[name] = tensor.to(own)
-                continue
-            target = torch.float16 if precision == "f16" else own
-            merged[name] = (tensor.float() + delta).to(target).contiguous()
-            if not bool(merged[name].isfinite().all()):
+            target = own if delta is None or precision == "base" else half
+            merged[name] = (tensor if delta is None else tensor.float() + delta).to(target).contiguous()
+            if (delta is not None or target is not tensor.dtype) and not bool(merged[name].isfinite().all()):
                 raise JobFailed(f"{name}: not a number that {target} holds", code="not_finite")
     return merged
 
