@@ -1,12 +1,14 @@
 """What endpoints ask for, as ``Annotated`` aliases."""
 
 import re
-from typing import Annotated, Final, cast
+from typing import Annotated, Any, Final, cast, get_origin
 
 from fastapi import Depends, Query, Request
 from fastapi.dependencies.utils import get_flat_dependant
+from fastapi.params import Form
 from fastapi.routing import APIRoute
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from starlette.datastructures import ImmutableMultiDict
 
 from narrowcast.errors import InvalidInput, Unauthenticated
 from narrowcast_gateway.services import Services
@@ -49,22 +51,34 @@ TenantDep = Annotated[str, Depends(get_tenant)]
 
 
 async def refuse_unknown_parameters(request: Request, _tenant: TenantDep) -> None:
-    """Check that the route knows every parameter of the query, as bodies are checked by their models.
+    """Check that the route knows every parameter of the query or form, as JSON is checked by its model.
 
     A filter that is silently ignored would answer with what it was to leave out.
 
     Raises:
-        InvalidInput: ``unknown_parameter``.
+        InvalidInput: ``unknown_parameter``, or ``repeated_parameter``: only one of them would be heeded.
     """
     route = cast(APIRoute, request.scope["route"])
-    known = {field.alias for field in get_flat_dependant(route.dependant).query_params}
-    for name in request.query_params:
-        if name in known:
-            continue
-        # Whatever else was put there is not repeated.
-        param = name if _PARAMETER.match(name) else None
-        said = f"the query parameter {param}" if param else "a query parameter"
-        raise InvalidInput(f"{said} is not known here", code="unknown_parameter", param=param)
+    dependant = get_flat_dependant(route.dependant)
+    query = {field.alias: field.field_info.annotation for field in dependant.query_params}
+    _refuse_unknown(request.query_params, query, "query parameter")
+    if route.body_field is not None and isinstance(route.body_field.field_info, Form):
+        # FastAPI has parsed it by now.
+        form = {field.alias: field.field_info.annotation for field in dependant.body_params}
+        _refuse_unknown(await request.form(), form, "form field")
+
+
+def _refuse_unknown(given: ImmutableMultiDict[str, Any], known: dict[str, Any], kind: str) -> None:
+    for name in given:
+        if name not in known:
+            # Whatever else was put there is not repeated.
+            param = name if _PARAMETER.match(name) else None
+            said = f"the {kind} {param}" if param else f"a {kind}"
+            raise InvalidInput(f"{said} is not known here", code="unknown_parameter", param=param)
+        if len(given.getlist(name)) > 1 and get_origin(known[name]) is not list:
+            raise InvalidInput(
+                f"the {kind} {name} is given more than once", code="repeated_parameter", param=name
+            )
 
 
 LimitQuery = Annotated[int, Query(ge=1, le=100, description="How many to return at most.")]

@@ -1,6 +1,9 @@
 """From domain errors to HTTP: OpenAI's error object with a code and the offending parameter."""
 
-from typing import Any
+import re
+from collections.abc import Iterator, Mapping
+from itertools import takewhile
+from typing import Any, Final
 
 import redis
 from fastapi import FastAPI, Request
@@ -33,6 +36,8 @@ _STATUS: dict[type[errors.NarrowcastError], int] = {
 _FIRST_SERVER_ERROR = 500
 _RETRY_AFTER_S = {"gpu_busy_training": 30, "too_many_streams": 10}
 """By code. A training takes longer; OpenAI's clients heed no more than 60."""
+_NAME: Final = re.compile(r"^[A-Za-z0-9_.-]{1,64}\Z")
+_HTTP_CODES: Final = {404: "not_found", 405: "method_not_allowed", 416: "range_not_satisfiable"}
 
 
 def status_of(error: errors.NarrowcastError) -> int:
@@ -54,8 +59,16 @@ def error_body(status: int, message: str, code: str, param: str | None = None) -
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
 
-def _answer(status: int, message: str, code: str, param: str | None = None) -> JSONResponse:
-    headers = {"WWW-Authenticate": "Bearer"} if status == 401 else {}
+def _answer(
+    status: int,
+    message: str,
+    code: str,
+    param: str | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> JSONResponse:
+    headers = dict(headers or {})
+    if status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
     if code in _RETRY_AFTER_S:
         headers["Retry-After"] = str(_RETRY_AFTER_S[code])
     return JSONResponse(error_body(status, message, code, param), status, headers)
@@ -74,19 +87,44 @@ async def _validation_error(_request: Request, error: Exception) -> JSONResponse
     # it quotes the request.
     assert isinstance(error, RequestValidationError)  # noqa: S101
     first = error.errors()[0]
-    # Of a union pydantic adds which member it tried, as in ``literal['all-linear']``.
-    places = [str(part) for part in first["loc"] if part not in {"body", "query", "path"}]
-    param = ".".join(part for part in places if "[" not in part)
     if first["type"] == "json_invalid":
         return _answer(400, "the request body is not valid JSON", "invalid_json")
+    places = list(_places(first, error.body))
+    # A key that is no field of ours may be any text, of any length.
+    named = list(takewhile(_NAME.match, places))
+    param = ".".join(named)
+    where = param or "body"
+    if len(named) < len(places):
+        where += ": an unknown field"
     message = first["msg"].removeprefix("Value error, ")
-    return _answer(400, f"{param or 'body'}: {message}", "invalid_parameter", param or None)
+    return _answer(400, f"{where}: {message}", "invalid_parameter", param or None)
 
 
-async def _http_error(_request: Request, error: Exception) -> JSONResponse:
+def _places(problem: dict[str, Any], body: Any) -> Iterator[str]:
+    """Yield the keys that lead to the problem, as the request has them.
+
+    Of a union pydantic adds which member it tried, as ``str`` or ``literal['all-linear']``.
+    """
+    keys = problem["loc"][1:]
+    if not isinstance(body, dict | list):
+        yield from map(str, keys)  # a query, a path or a form: no unions
+        return
+    for key in keys:
+        within = body if isinstance(body, dict) else range(len(body)) if isinstance(body, list) else ()
+        if key in within:
+            body = body[key]
+            yield str(key)
+    if problem["type"] == "missing":
+        yield from map(str, keys[-1:])
+
+
+async def _http_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)  # noqa: S101
-    codes = {404: "not_found", 405: "method_not_allowed"}
-    return _answer(error.status_code, str(error.detail), codes.get(error.status_code, "http_error"))
+    if isinstance(error.__cause__, errors.NarrowcastError):
+        # FastAPI calls whatever went wrong while it read a body an error of parsing.
+        return await _domain_error(request, error.__cause__)
+    code = _HTTP_CODES.get(error.status_code, "http_error")
+    return _answer(error.status_code, str(error.detail), code, headers=error.headers)
 
 
 async def _redis_error(_request: Request, error: Exception) -> JSONResponse:
@@ -96,15 +134,14 @@ async def _redis_error(_request: Request, error: Exception) -> JSONResponse:
     return _answer(503, f"the job store {message}", "job_store_unavailable")
 
 
-async def _unexpected(_request: Request, error: Exception) -> JSONResponse:
-    _log.error("unexpected_error", exc_info=error)
+def unexpected() -> JSONResponse:
+    """Return the answer to a request in which something went wrong that nobody foresaw."""
     return _answer(500, "an internal error; the log has the details under this request id", "internal_error")
 
 
 def install(app: FastAPI) -> None:
-    """Register the handlers."""
+    """Register the handlers. What nobody foresaw is left to the middleware, which knows the request's id."""
     app.add_exception_handler(errors.NarrowcastError, _domain_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(redis.RedisError, _redis_error)
-    app.add_exception_handler(Exception, _unexpected)

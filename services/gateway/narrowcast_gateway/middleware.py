@@ -11,7 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from narrowcast import logs
 from narrowcast.errors import TooLarge
 from narrowcast.metrics import OTHER
-from narrowcast_gateway.errors import error_body
+from narrowcast_gateway.errors import error_body, unexpected
 
 _log = logs.get(__name__)
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
@@ -34,6 +34,9 @@ class RequestContext:
     """Gives each request an id, in logs and in the answer's ``X-Request-ID``.
 
     The log line has the path template's values only (ids), never a query or a body.
+
+    Also answers what nobody foresaw: Starlette's own layer for that lies outside of this one, so
+    that neither its answer nor its log would have the id, and lets the server drop the connection.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -48,11 +51,13 @@ class RequestContext:
         # A caller's id is taken over only if it cannot carry text: a UUID or other hex digits.
         request_id = offered if _REQUEST_ID.match(offered) else secrets.token_hex(8)
         status = 500
+        answered = False
         started = time.monotonic()
 
         async def send_with_id(message: Message) -> None:
-            nonlocal status
+            nonlocal status, answered
             if message["type"] == "http.response.start":
+                answered = True
                 status = message["status"]
                 MutableHeaders(scope=message)["X-Request-ID"] = request_id
             await send(message)
@@ -60,6 +65,11 @@ class RequestContext:
         with logs.bound(request_id=request_id):
             try:
                 await self._app(scope, receive, send_with_id)
+            except Exception as error:
+                _log.error("unexpected_error", exc_info=error)
+                if answered:
+                    raise  # only a broken connection can say so now
+                await unexpected()(scope, receive, send_with_id)
             finally:
                 _log.info(
                     "request",

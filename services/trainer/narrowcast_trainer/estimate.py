@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import math
 import sys
 from pathlib import Path
 from typing import Any, Final
@@ -18,6 +17,7 @@ from narrowcast_trainer.estimate_table import PAPER, table
 from narrowcast_trainer.node import cpu_facts, first_gpu, gpu_facts
 from narrowcast_trainer.settings import MOST_GPUS, TrainingSettings
 
+_MOST: Final = 10**9
 _REFERENCE: Final = ("Tesla T4", 15 * GIB)
 """Where there is no GPU and none is named: the smallest one that the paper's recipe is meant for."""
 
@@ -54,7 +54,10 @@ def _parser() -> argparse.ArgumentParser:
         help="tokens a row (%(default)s)",
     )
     add(
-        "--micro-batch", type=_positive, help=f"rows at once ({PAPER.micro_batch}, or what divides the batch)"
+        "--micro-batch",
+        type=_positive,
+        default=PAPER.micro_batch,
+        help="rows at once, at most (%(default)s)",
     )
     add("--batch-size", type=_positive, default=PAPER.batch_size, help="rows a step (%(default)s)")
     add("--rows", type=_positive, default=PAPER.rows, help="of the training split (%(default)s)")
@@ -89,8 +92,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def _positive(text: str) -> int:
     number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
+    if not 1 <= number <= _MOST:
+        raise argparse.ArgumentTypeError(f"must be from 1 to {_MOST:,}")
     return number
 
 
@@ -103,8 +106,8 @@ def _gpus(text: str) -> int:
 
 def _positive_number(text: str) -> float:
     number = float(text)
-    if not 0 < number < math.inf:
-        raise argparse.ArgumentTypeError("must be a number above 0")
+    if not 0 < number <= _MOST:
+        raise argparse.ArgumentTypeError(f"must be a number above 0, at most {_MOST:,}")
     return number
 
 
@@ -145,15 +148,8 @@ def _estimate(architecture: Architecture, options: argparse.Namespace) -> Estima
         batch_sizes=(options.batch_size,),
         ranks=ranks_that_share([options.batch_size], node.gpus),
         max_length=options.max_length,
-        max_micro_batch=options.micro_batch or PAPER.micro_batch,
+        max_micro_batch=options.micro_batch,
     )
-    (share,) = batching.shares
-    if options.micro_batch and share % options.micro_batch:
-        raise InvalidInput(
-            f"a batch of {share} rows a GPU cannot be cut into micro-batches of {options.micro_batch}",
-            code="invalid_hyperparameter",
-            param="micro_batch",
-        )
     micro_batch, length = batching.largest_pass()
     shape = TrainingShape(
         rank=options.rank,

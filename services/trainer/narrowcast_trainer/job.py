@@ -89,8 +89,10 @@ def _keep_checkpoint(
         # The smoke test loads the base, so the GPU must be free for it as for a training.
         with gpu_to_ourselves(running, order.settings, beat, although_cancelled=True):
             result = _supervise(running, order, "publish_checkpoint", beat)
-        # Its user may have given it up meanwhile.
-        return result if running.job.keep_checkpoint else None
+        if not running.job.keep_checkpoint:  # its user has given it up meanwhile
+            running.event("the adapter that was to be kept is given up")
+            return None
+        return result
     except (Unavailable, LeaseLost):
         raise
     except NarrowcastError as error:

@@ -122,11 +122,9 @@ class Supervision:
         message = f"{place}: {name}={loss:.4f}" if loss is not None else ""
         if self._worth_an_event(measured):
             self._running.event(message, type="metrics", data=data)
-        if self._stopping is None and measured.train_loss is not None:
-            try:
+        if measured.train_loss is not None:
+            with suppress(Cancelled, Interrupted, LeaseLost):  # seen again, and acted on, by _stop_if_due
                 self._running.progress(**data, at=time.time())
-            except (Cancelled, Interrupted, LeaseLost):
-                return  # seen again, and acted on, by _stop_if_due
 
     def _worth_an_event(self, measured: TrainingMetrics) -> bool:
         """Whether to tell of a step: not of each in a long training, whose beginning would be forgotten."""

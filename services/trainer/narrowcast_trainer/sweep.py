@@ -299,6 +299,7 @@ class _TrialReporter(Reporter):
         self._whole = whole
         self._number = number
         self._left = trials - number
+        self._step_s = 0.0
 
     def send(self, event: Event) -> None:
         if isinstance(event, Note):
@@ -314,9 +315,11 @@ class _TrialReporter(Reporter):
 
     def _of_sweep(self, event: Measured) -> dict[str, Any]:
         metrics, eta = event.metrics, event.metrics.eta_s
-        if eta is not None and metrics.step < metrics.total_steps:
+        if eta is not None:
+            if metrics.step < metrics.total_steps:
+                self._step_s = eta / (metrics.total_steps - metrics.step)
             # As if the trials to come took as long as this one; pruned ones take less.
-            eta += self._left * eta / (metrics.total_steps - metrics.step) * metrics.total_steps
+            eta += self._left * self._step_s * metrics.total_steps
         return {"trial": self._number, "eta_s": eta}
 
 

@@ -6,7 +6,7 @@ from typing import Any, Final
 import redis
 from pydantic import BaseModel, ValidationError
 
-from narrowcast import logs
+from narrowcast import ids, logs
 from narrowcast.errors import NotFound
 from narrowcast.jobs.records import Job, JobEvent, JobKind
 from narrowcast.jobs.writing import ACTIVE_KEY, event_of, event_place, events_key, record_key
@@ -50,10 +50,10 @@ class JobReader:
         else:
             owner = self._redis.hget(TENANTS_KEY, job_id)
             if owner is None:
-                raise NotFound(f"no job {job_id}")
+                raise no_job(job_id)
             job = self._archived(owner, job_id).job
         if (tenant is not None and job.tenant != tenant) or (kind is not None and job.kind is not kind):
-            raise NotFound(f"no job {job_id}")
+            raise no_job(job_id)
         return job
 
     def page(
@@ -68,7 +68,7 @@ class JobReader:
         if after is not None:
             rank = self._redis.zrevrank(index, after)
             if rank is None:
-                raise NotFound(f"no job {after}", param="after")
+                raise no_job(after, param="after")
             start = int(rank) + 1
         jobs: list[Job] = []
         while job_ids := self._redis.zrevrange(index, start, start + limit):
@@ -127,6 +127,12 @@ class JobReader:
 
     def _archived(self, tenant: str, job_id: str) -> JobArchive:
         return JobArchive.model_validate_json(self._archive.get(archive_key(tenant, job_id)))
+
+
+def no_job(job_id: str, *, param: str | None = None) -> NotFound:
+    """Return the error for a job that is not there; what has no id's form may be a name, and is not told."""
+    is_id = any(ids.is_object_id(job_id, kind) for kind in JobKind)
+    return NotFound(f"no job {job_id}" if is_id else "no such job", param=param)
 
 
 def index_key(kind: JobKind, tenant: str) -> str:

@@ -90,6 +90,13 @@ def nothing_kept(reason: JobError) -> JobEvent:
     )
 
 
+_ENDED: Final = {
+    JobStatus.SUCCEEDED: "succeeded",
+    JobStatus.FAILED: "failed",
+    JobStatus.CANCELLED: "been cancelled",
+}
+
+
 class Job(BaseModel):
     """A job's record. Changes are pure: each returns the record as it should become."""
 
@@ -220,7 +227,7 @@ class Job(BaseModel):
         if self.status is JobStatus.PAUSED or self.pause_requested:
             raise Conflict(f"job {self.id} is paused already", code="already_paused")
         if self.status.terminal:
-            raise Conflict(f"job {self.id} is already {self.status}", code="job_ended")
+            raise Conflict(f"job {self.id} has already {_ENDED[self.status]}", code="job_ended")
         if self.cancel_requested:
             raise Conflict(f"job {self.id} is being cancelled", code="job_cancelling")
         if self.status is JobStatus.QUEUED:
@@ -260,7 +267,7 @@ class Job(BaseModel):
             Conflict: the job has ended.
         """
         if self.status.terminal:
-            raise Conflict(f"job {self.id} is already {self.status}", code="job_ended")
+            raise Conflict(f"job {self.id} has already {_ENDED[self.status]}", code="job_ended")
         # A second request may give up what the first wanted kept.
         wanted = {"cancel_requested": True, "keep_checkpoint": keep_checkpoint}
         if self.status is JobStatus.RUNNING:

@@ -94,11 +94,14 @@ class RunningJob:
             raise Interrupted
 
     def progress(self, **progress: Any) -> None:
-        """Store how far the job is, at most once a second; raises like :meth:`check`."""
-        self.check()
+        """Store how far the job is, at most once a second; raises like :meth:`check`.
+
+        Also then it is kept, to be stored when the job is left.
+        """
         with self._lock:
             self._progress = progress
             due = time.monotonic() - self._reported_at >= _PROGRESS_EVERY_S
+        self.check()
         if due:
             self.renew()
 

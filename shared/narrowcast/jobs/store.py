@@ -18,7 +18,7 @@ from narrowcast.errors import Conflict, NotFound
 from narrowcast.jobs.counters import Requeue
 from narrowcast.jobs.line import WaitingLine
 from narrowcast.jobs.queue import IN_LINE, JobQueue
-from narrowcast.jobs.reading import TENANTS_KEY, JobArchive, JobReader, archive_key, index_key
+from narrowcast.jobs.reading import TENANTS_KEY, JobArchive, JobReader, archive_key, index_key, no_job
 from narrowcast.jobs.records import RETRY_AFTER_S, Job, JobError, JobEvent, JobKind, JobStatus
 from narrowcast.jobs.writing import (
     ACTIVE_KEY,
@@ -296,7 +296,7 @@ class JobStore(JobReader):
             nonlocal changed
             raw = pipe.get(key)
             if raw is None:
-                raise NotFound(f"no job {job_id}")
+                raise no_job(job_id)
             job = Job.model_validate_json(raw)
             changed = change(job)
             pipe.multi()

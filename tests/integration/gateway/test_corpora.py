@@ -27,7 +27,7 @@ def zipped(files: dict[str, bytes]) -> bytes:
     return buffer.getvalue()
 
 
-def upload(gateway: Any, *files: tuple[str, bytes], **form: str) -> Any:
+def upload(gateway: Any, *files: tuple[str, bytes], **form: str | list[str]) -> Any:
     return gateway.http.post("/v1/corpora", files=[("files", file) for file in files], data=form)
 
 
@@ -148,7 +148,7 @@ def test_bad_uploads_are_refused_and_leave_nothing(
     gateway: Any, error: Error, name: str, content: bytes | Callable[[], bytes], code: str
 ) -> None:
     data = content if isinstance(content, bytes) else content()
-    error(upload(gateway, (name, data)), 400, code)
+    assert error(upload(gateway, (name, data)), 400, code)["param"] == "files"
     assert gateway.http.get("/v1/corpora").json()["data"] == []
     assert not list(gateway.services.connections.storage.documents.keys(f"{gateway.tenant}/"))
 
@@ -166,12 +166,65 @@ def test_no_files_and_bad_shares(gateway: Any, error: Error) -> None:
 
 
 def test_a_large_corpus_without_a_usable_document_fails_with_the_reason(gateway: Any) -> None:
-    files = {f"{number}.doc": b"GIF89a" for number in range(25)}
+    files = {f"{number}.doc": b"GIF89a" for number in range(22)}
+    files |= {f"{number}.docx": word("Справка") for number in range(22, 25)}
     created = upload(gateway, ("corpus.zip", zipped(files))).json()
     gateway.run_corpus(created["id"])
     corpus = gateway.http.get(f"/v1/corpora/{created['id']}").json()
     assert (corpus["status"], corpus["error"]["code"]) == ("failed", "no_usable_document")
+    reasons = "22 not_a_word_document, 3 no_conclusion"
+    assert corpus["error"]["message"] == f"none of the 25 documents can be used: {reasons}"
+    assert corpus["documents"] == {"total": 25, "read": 0, "rejected": 25}
+    assert [rejected["code"] for rejected in corpus["rejected"]][21:23] == [
+        "not_a_word_document",
+        "no_conclusion",
+    ]
+    assert {rejected["document"] for rejected in corpus["rejected"]} == {
+        document["document"] for document in created["uploaded"]
+    }
     assert corpus["dataset"] is None
+
+
+DAMAGED = [word("Описание: норма", "Заключение: норма")[:-200], b"PK\x03\x04damaged"]
+
+
+@pytest.mark.parametrize("damaged", DAMAGED, ids=["cut off", "rubbish"])
+def test_a_damaged_document_among_files_is_rejected_alone(
+    gateway: Any, error: Error, reports: dict[str, bytes], damaged: bytes
+) -> None:
+    good = next(iter(reports.values()))
+    created = upload(gateway, ("Иванов.docx", damaged), ("corpus.zip", zipped({"a.docx": good}))).json()
+    assert len(created["uploaded"]) == 2
+    result = gateway.run_corpus(created["id"]).result
+    assert [(r["document"], r["code"]) for r in result["rejected"]] == [("doc-000001", "corrupt_document")]
+    assert result["documents"] == {"total": 2, "read": 1, "rejected": 1}
+    assert error(upload(gateway, ("Иванов.docx", damaged)), 400, "corrupt_document")["param"] == "files"
+
+
+@pytest.mark.parametrize(
+    ("content", "code"),
+    [(zipped({"a.docx": b"abc" * 100})[:-30], "corrupt_archive"), (zipped({}), "empty_archive")],
+    ids=["damaged", "empty"],
+)
+def test_a_bad_archive_among_files_is_named_by_its_place(
+    gateway: Any, error: Error, content: bytes, code: str
+) -> None:
+    files = [("a.docx", word("Описание: норма", "Заключение: норма")), ("Иванов.ZIP", content)]
+    found = error(upload(gateway, *files), 400, code)
+    assert found["param"] == "files"
+    assert found["message"].startswith("file 2: ")
+    assert "Иванов" not in found["message"]
+
+
+@pytest.mark.parametrize("field", ["validaton", "file"])
+def test_a_form_field_that_is_not_known_is_refused(gateway: Any, error: Error, field: str) -> None:
+    files = [("a.docx", word("Описание: норма", "Заключение: норма"))]
+    found = error(upload(gateway, *files, **{field: "0.2"}), 400, "unknown_parameter")
+    assert (found["param"], found["message"]) == (field, f"the form field {field} is not known here")
+    assert error(upload(gateway, *files, Иванов="0.2"), 400, "unknown_parameter")["param"] is None
+    twice = upload(gateway, *files, validation=["0.2", "0.3"])
+    assert error(twice, 400, "repeated_parameter")["param"] == "validation"
+    assert gateway.http.get("/v1/corpora").json()["data"] == []
 
 
 def test_a_body_over_the_limit_is_refused(gateway: Any, error: Error) -> None:

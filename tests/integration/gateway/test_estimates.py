@@ -107,6 +107,22 @@ def test_what_does_not_fit_comes_with_what_would(gateway: Any, facts: EstimateFa
         assert again["memory"]["required"] == change["required"]
 
 
+def test_rows_that_a_job_would_be_refused_for_are_told_of(gateway: Any, facts: EstimateFacts) -> None:
+    asked = {"rows": 10, "hyperparameters": {"max_length": 512}}
+    assert _ask(gateway, **asked, longest_row=513).json()["rows_too_long"] is True
+    assert _ask(gateway, **asked, longest_row=512).json()["rows_too_long"] is False
+    assert _ask(gateway, **asked).json()["rows_too_long"] is False
+
+
+def test_what_the_node_cannot_do_is_named_where_it_was_asked_for(
+    gateway: Any, facts: EstimateFacts, error: Error
+) -> None:
+    facts.report_node(CPU, {})
+    asked = {"method": {"type": "supervised", "supervised": {"hyperparameters": {"engine": "unsloth"}}}}
+    found = error(_ask(gateway, rows=10, gpu="cpu", **asked), 400, "engine_unavailable")
+    assert found["param"] == "method.supervised.hyperparameters.engine"
+
+
 def test_without_a_choice_the_largest_gpu_is_taken(gateway: Any, facts: EstimateFacts) -> None:
     facts.report_node(SMALL, {})
     facts.report_node(CPU, {})
@@ -163,6 +179,7 @@ def test_no_more_is_kept_of_jobs_than_is_used(connections: Connections, facts: E
         ({"training_file": "file-0"}, 400, "invalid_parameter", None),
         ({"rows": 0}, 400, "invalid_parameter", "rows"),
         ({"tokens_per_row": 1e308}, 400, "invalid_parameter", "tokens_per_row"),
+        ({"tokens_per_row": 600, "longest_row": 500}, 400, "invalid_parameter", None),
         (
             {"hyperparameters": {"micro_batch": 0}},
             400,

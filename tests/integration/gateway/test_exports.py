@@ -167,6 +167,7 @@ def test_ranges_that_are_none(gateway: Any, finished: str) -> None:
         assert (response.status_code, len(response.content)) == (200, len(CONTENT)), header[:20]
     for header in (f"bytes={len(CONTENT)}-", "bytes=-0"):
         response = gateway.http.get(path, headers={"Range": header})
+        assert response.json()["error"]["code"] == "range_not_satisfiable", header
         assert response.status_code == 416, header
         assert response.headers["Content-Range"] == f"bytes */{len(CONTENT)}"
     changed = gateway.http.get(path, headers={"Range": "bytes=0-1", "If-Range": '"another"'})

@@ -107,6 +107,72 @@ def test_a_servers_error_text_is_not_passed_on(
     assert "Иванов" not in response.text
 
 
+def _refusal(message: str, param: str | None) -> tuple[int, dict[str, str], str]:
+    """Return a 400 as vLLM words it."""
+    return 400, {}, json.dumps({"error": {"message": message, "param": param, "code": 400}})
+
+
+TOO_LONG_PROMPT = _refusal("This model's maximum context length is 512 tokens. However, ...", "input_tokens")
+TOO_LONG_ANSWER = "{0}=1000 cannot be greater than max_model_len=512. Please request fewer output tokens."
+
+
+@pytest.mark.parametrize("given", ["max_tokens", "max_completion_tokens"])
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_longer_answer_than_the_context_is_named_as_it_was_asked_for(
+    client: TestClient, faulty: Any, error: Error, given: str, stream: bool
+) -> None:
+    faulty.fault = _refusal(TOO_LONG_ANSWER.format(given), given)
+    response = client.post("/v1/chat/completions", json=CHAT | {given: 1000, "stream": stream})
+    assert error(response, 400, "context_length_exceeded")["param"] == given
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_longer_chat_than_the_context_is_named_as_such(
+    client: TestClient, faulty: Any, error: Error, stream: bool
+) -> None:
+    faulty.fault = TOO_LONG_PROMPT
+    response = client.post("/v1/chat/completions", json=CHAT | {"max_tokens": 10, "stream": stream})
+    assert error(response, 400, "context_length_exceeded")["param"] == "messages"
+
+
+@pytest.mark.parametrize(
+    ("fault", "param"),
+    [
+        (TOO_LONG_PROMPT, "impression"),
+        (_refusal(TOO_LONG_ANSWER.format("max_tokens"), "max_tokens"), "max_tokens"),
+    ],
+)
+def test_a_report_that_does_not_fit_the_context_names_a_field_that_it_has(
+    client: TestClient, faulty: Any, error: Error, fault: Any, param: str
+) -> None:
+    faulty.fault = fault
+    body = {"model": BASE, "impression": "Пациент Иванов", "max_tokens": 1000}
+    assert error(client.post("/v1/reports", json=body), 400, "context_length_exceeded")["param"] == param
+
+
+@pytest.mark.parametrize(
+    ("message", "param", "named"),
+    [
+        ("seed is refused: Иванов", "seed", "seed"),
+        ("1 validation error: Иванов", "body.seed", "seed"),
+        ("1 validation error: Иванов", "body.messages.0.content", "messages"),
+        ("seed must be otherwise, got Иванов", None, "seed"),
+        ("Иванов", "Иванов", None),
+        ("Иванов is refused", None, None),
+    ],
+)
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_parameter_that_the_server_names_is_named(
+    client: TestClient, faulty: Any, error: Error, message: str, param: str, named: str, stream: bool
+) -> None:
+    faulty.fault = _refusal(message, param)
+    response = client.post("/v1/chat/completions", json=CHAT | {"seed": 1, "stream": stream})
+    refused = error(response, 400, "invalid_request")
+    assert refused["param"] == named
+    assert (named or "a parameter") in refused["message"]
+    assert "Иванов" not in response.text
+
+
 def test_an_adapter_that_cannot_be_loaded_says_why(
     client: TestClient, faulty: Any, error: Error, tenant: str
 ) -> None:

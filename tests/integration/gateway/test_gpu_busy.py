@@ -146,6 +146,7 @@ def test_an_evaluation_sits_the_training_out(run: Callable[[], Job], inference: 
     inference.asleep = False
     _until(lambda: run().status.terminal)
     assert (run().status, run().attempt) == (JobStatus.SUCCEEDED, 1)
+    assert run().progress == {"done": 3, "total": 3}
 
 
 def test_an_evaluation_that_waits_can_be_cancelled(

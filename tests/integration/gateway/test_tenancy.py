@@ -100,6 +100,25 @@ def test_what_does_not_exist_is_404_and_not_repeated(gateway: Any, path: str) ->
     assert "Иванов" not in response.text
 
 
+TEXT = "Иванов-" + "x" * 1000
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["corpora/{}", "fine_tuning/jobs/{}", "evaluations/{}", "exports/{}", "datasets/{}", "files/{}"]
+    + [f"{listing}?after={{}}" for listing in ("corpora", "fine_tuning/jobs", "evaluations", "exports")],
+)
+def test_what_is_no_id_is_not_repeated_and_an_id_is(
+    gateway: Any, error: Callable[..., dict[str, Any]], path: str
+) -> None:
+    for text in (TEXT, "x" * 1000, "ivanov-" + NOBODY):
+        found = error(gateway.http.get("/v1/" + path.format(text)), 404, "not_found")
+        assert found["message"].startswith("no such ")
+    if path.startswith("fine_tuning"):
+        found = error(gateway.http.get("/v1/" + path.format("ftjob-" + NOBODY)), 404, "not_found")
+        assert found["message"] == "no job ftjob-" + NOBODY
+
+
 def test_all_routes_have_documented_answers(gateway: Any) -> None:
     routes = [
         route for route in gateway.http.app.routes if isinstance(route, APIRoute) and route.include_in_schema

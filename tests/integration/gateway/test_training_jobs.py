@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from narrowcast.datasets import DatasetManifest
+from narrowcast.ids import new_id
 from narrowcast.training import LINEAR_KINDS, Hyperparameters, TrainingSpec
 from narrowcast_gateway.settings import ServersSettings
 
@@ -74,6 +76,10 @@ def test_training_files_in_every_accepted_form(gateway: Any, content: str) -> No
         (json.dumps([ROW, ROW | {"output": ""}]), "empty_output", "row 2"),
         (json.dumps({"input": "Иванов", "output": "b"}), "invalid_training_file", "line 1"),
         (json.dumps(ROW | {"instruction": 5}), "invalid_training_file", "line 1"),
+        (json.dumps(ROW | {"output": float("nan")}), "invalid_training_file", "line 1"),
+        (json.dumps(ROW | {"output": ["Иванов"]}), "invalid_training_file", "line 1"),
+        (json.dumps(ROW | {"output": "\ud800"}), "invalid_training_file", "line 1"),
+        (json.dumps({"instruction": "a", "input": "b"}), "invalid_training_file", "line 1"),
         (
             json.dumps({"messages": [{"role": "user", "content": "Иванов"}]}),
             "invalid_training_file",
@@ -104,6 +110,39 @@ def test_bad_training_files_are_refused_by_line(
     assert found["param"] == param
     assert "Иванов" not in found["message"]
     assert gateway.http.get("/v1/files").json()["data"] == [], "nothing is half-written"
+
+
+@pytest.mark.parametrize(
+    ("files", "form", "code", "param"),
+    [
+        (["file"], {"expires_after[anchor]": "created_at"}, "unknown_parameter", "expires_after[anchor]"),
+        (["file"], {"Иванов": "1"}, "unknown_parameter", None),
+        (["file", "file"], {}, "repeated_parameter", "file"),
+        (["file", "files"], {}, "unknown_parameter", "files"),
+        (["file"], {"purpose": ["fine-tune", "fine-tune"]}, "repeated_parameter", "purpose"),
+    ],
+)
+def test_form_fields_that_would_be_ignored_are_refused(
+    gateway: Any, error: Error, files: list[str], form: dict[str, Any], code: str, param: str | None
+) -> None:
+    parts = [(name, ("rows.jsonl", json.dumps(ROW))) for name in files]
+    found = error(
+        gateway.http.post("/v1/files", files=parts, data={"purpose": "fine-tune"} | form), 400, code
+    )
+    assert found["param"] == param
+    assert "Иванов" not in found["message"]
+    assert gateway.http.get("/v1/files").json()["data"] == []
+
+
+def test_a_dataset_is_no_file(gateway: Any, error: Error) -> None:
+    manifest = DatasetManifest(
+        id=new_id("dataset"), tenant=gateway.tenant, source=new_id("corpus"), rows={}, prompt_template="t"
+    )
+    gateway.services.datasets.write(manifest, {})
+    error(gateway.http.get(f"/v1/files/{manifest.id}"), 404, "not_found")
+    error(gateway.http.get(f"/v1/files/{manifest.id}/content"), 404, "not_found")
+    error(gateway.http.delete(f"/v1/files/{manifest.id}"), 404, "not_found")
+    assert gateway.http.get(f"/v1/datasets/{manifest.id}").status_code == 200
 
 
 def test_files_are_listed_in_pages_and_in_either_order(gateway: Any, error: Error) -> None:
@@ -172,6 +211,14 @@ def test_a_job_is_queued_in_openais_shape(gateway: Any, file_id: str) -> None:
             "invalid_parameter",
             "hyperparameters.target_modules",
         ),
+        (
+            {"hyperparameters": {"target_modules": ["q_proj", "q_proj"]}},
+            400,
+            "invalid_parameter",
+            "hyperparameters.target_modules",
+        ),
+        ({"hyperparameters": {"rank": True}}, 400, "invalid_parameter", "hyperparameters.rank"),
+        ({"suffix": "МРТ"}, 400, "invalid_parameter", "suffix"),
         ({"hyperparameters": {"scheduler": "warp"}}, 400, "invalid_parameter", "hyperparameters.scheduler"),
         (
             {"hyperparameters": {"quantization": "gptq"}},
@@ -235,6 +282,12 @@ def test_every_hyperparameter_can_be_set(gateway: Any, file_id: str) -> None:
     stored = TrainingSpec.model_validate(gateway.services.training.get(gateway.tenant, job["id"]).spec)
     assert set(Hyperparameters.model_fields) == set(asked)
     assert stored.hyperparameters.model_dump(mode="json") == asked
+
+
+def test_what_clients_send_as_null_is_left_out(gateway: Any, file_id: str) -> None:
+    unset = dict.fromkeys(("suffix", "metadata", "integrations", "validation_file", "method", "seed"))
+    body = {"model": BASE, "training_file": file_id} | unset
+    assert gateway.http.post("/v1/fine_tuning/jobs", json=body).status_code == 200
 
 
 def test_alpha_follows_the_rank(gateway: Any, file_id: str) -> None:

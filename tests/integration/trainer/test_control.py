@@ -62,6 +62,9 @@ def test_a_paused_and_resumed_training_ends_as_one_that_was_left_alone(
     desk.connections.jobs.pause(paused.id)
     stopped = desk.wait(paused.id, lambda job: job.status is not JobStatus.RUNNING)
     assert (stopped.status, stopped.attempt, stopped.lease) == (JobStatus.PAUSED, 0, None)
+    assert stopped.progress["step"] == max(
+        step for step, name in _losses(desk, paused.id) if name == "train_loss"
+    )
     assert not worker.has_killed()
     assert not any(alive(pid) for pid in worker.training_pids())
 

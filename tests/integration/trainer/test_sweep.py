@@ -16,7 +16,7 @@ from narrowcast.artifacts import read_manifest
 from narrowcast.errors import JobFailed
 from narrowcast.jobs.records import JobStatus
 from narrowcast.sweeps import Trial
-from narrowcast.training import Hyperparameters
+from narrowcast.training import Hyperparameters, TrainingMetrics
 from narrowcast_trainer.card.record import RunRecord
 from narrowcast_trainer.checkpoints import Checkpoints, Resumable
 from narrowcast_trainer.engines.base import Trained, TrainingStopped, TrainingTask
@@ -25,7 +25,7 @@ from narrowcast_trainer.reporter import Reporter
 from narrowcast_trainer.run import publish_checkpoint
 from narrowcast_trainer.settings import TrainerSettings, TrainingSettings
 from narrowcast_trainer.stop import StopSignal
-from narrowcast_trainer.sweep import Sweep, SweepState, best_so_far, of_running_trial
+from narrowcast_trainer.sweep import Sweep, SweepState, _TrialReporter, best_so_far, of_running_trial
 
 from .conftest import Desk, Worker, order_of, rows
 from .trainings import HYPER, Kept, StopAtStep, assert_same_weights, events_of, training_task, weights_of
@@ -376,3 +376,16 @@ def test_a_sweep_ends_when_all_combinations_have_been_tried(checkpoints: Checkpo
     hyper = Hyperparameters.model_validate({"n_trials": 5, "rank": 8, "sweep": {"rank": [8, 16]}})
     trials = Sweep(_Hungry(1000), replace(task, hyperparameters=hyper)).run().trials
     assert [trial.hyperparameters for trial in trials] == [{"rank": 8}, {"rank": 16}]
+
+
+def test_what_is_left_of_a_sweep_is_told_also_at_a_trial_s_end(tmp_path: Path) -> None:
+    with (tmp_path / "events").open("wb") as file:
+        reporter = _TrialReporter(Reporter(file.fileno()), 1, 3)
+        for step, eta_s in ((1, 30.0), (4, 0.0)):
+            reporter.send(
+                Measured(
+                    metrics=TrainingMetrics(step=step, total_steps=4, epoch=1.0, train_loss=1.0, eta_s=eta_s)
+                )
+            )
+    told = [event.metrics.eta_s for event in events_of(tmp_path, Measured)]
+    assert told == [30 + 2 * 40, 2 * 40]

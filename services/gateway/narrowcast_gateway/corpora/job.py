@@ -14,7 +14,7 @@ from narrowcast.errors import InvalidInput, JobFailed
 from narrowcast.jobs.records import Job
 from narrowcast.jobs.running import RunningJob
 from narrowcast.storage import Bucket
-from narrowcast_gateway.corpora.service import PreprocessingSpec, upload_key
+from narrowcast_gateway.corpora.service import NO_USABLE_DOCUMENT, PreprocessingSpec, none_usable, upload_key
 from narrowcast_gateway.corpora.uploads import Document, open_documents
 from narrowcast_gateway.datasets.service import DATASET
 from narrowcast_gateway.preprocessing.archive import ArchiveLimits
@@ -47,13 +47,16 @@ def preprocess(running: RunningJob, services: Services) -> dict[str, Any]:
         limits = ArchiveLimits(max_files=spec.documents)
         for document in stack.enter_context(open_documents(uploads, limits)):
             harvest.add(document)
-            running.progress(total=spec.documents, read=len(harvest.rows), rejected=len(harvest.rejected))
+            running.progress(**_counts(spec, harvest))
     if not harvest.rows:
-        raise JobFailed(f"none of the {spec.documents} documents can be used", code="no_usable_document")
+        # A failed job has no result; what it reported last is kept.
+        running.progress(**_counts(spec, harvest), rejections=harvest.rejected)
+        message = none_usable(rejected["code"] for rejected in harvest.rejected)
+        raise JobFailed(message, code=NO_USABLE_DOCUMENT)
     manifest = _write_dataset(job, spec, harvest, services)
     return {
         "dataset": manifest.id,
-        "documents": {"total": spec.documents, "read": len(harvest.rows), "rejected": len(harvest.rejected)},
+        "documents": _counts(spec, harvest),
         "redactions": dict(harvest.redactions),
         "rejected": harvest.rejected,
     }
@@ -110,6 +113,10 @@ class _Harvest:
                 "redactions": processed.redactions,
             }
         )
+
+
+def _counts(spec: PreprocessingSpec, harvest: _Harvest) -> dict[str, int]:
+    return {"total": spec.documents, "read": len(harvest.rows), "rejected": len(harvest.rejected)}
 
 
 def _write_dataset(

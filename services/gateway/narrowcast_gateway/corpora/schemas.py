@@ -58,7 +58,7 @@ class Corpus(BaseModel):
             documents=CorpusCounts(**{"total": spec.documents, **counts}),
             dataset=job.result.get("dataset"),
             redactions=job.result.get("redactions", {}),
-            rejected=job.result.get("rejected", []),
+            rejected=job.result.get("rejected") or job.progress.get("rejections", []),
             error=ErrorDetail.of(job.error),
         )
 

@@ -1,8 +1,9 @@
 """Accepts corpora: what can be refused is refused before anything is stored."""
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import BinaryIO, Final
 
 from pydantic import BaseModel, Field
 
@@ -16,6 +17,7 @@ from narrowcast_gateway.preprocessing.reading import read_document
 from narrowcast_gateway.preprocessing.sections import find_sections
 from narrowcast_gateway.settings import UploadSettings
 
+NO_USABLE_DOCUMENT: Final = "no_usable_document"
 _PROBED = 20
 """Documents looked into before a corpus is accepted. A small corpus without a usable document
 is refused at once; the background job finds out about a large one."""
@@ -125,9 +127,12 @@ def _probe(documents: list[Document]) -> None:
         return
     if len(reasons) == 1:
         raise InvalidInput(reasons[0].message, code=reasons[0].code, param="files")
-    counts = ", ".join(f"{count} {code}" for code, count in Counter(r.code for r in reasons).most_common())
-    raise InvalidInput(
-        f"none of the {len(reasons)} documents can be used: {counts}",
-        code="no_usable_document",
-        param="files",
-    )
+    message = none_usable(reason.code for reason in reasons)
+    raise InvalidInput(message, code=NO_USABLE_DOCUMENT, param="files")
+
+
+def none_usable(codes: Iterable[str]) -> str:
+    """Return the message that no document can be used, with how many were rejected for which reason."""
+    reasons = Counter(codes)
+    counts = ", ".join(f"{count} {code}" for code, count in reasons.most_common())
+    return f"none of the {reasons.total()} documents can be used: {counts}"

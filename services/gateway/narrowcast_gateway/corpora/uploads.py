@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import BinaryIO
 
-from narrowcast.errors import DocumentRejected, TooLarge
-from narrowcast_gateway.preprocessing.archive import ArchiveLimits, open_archive
+from narrowcast.errors import DocumentRejected, InvalidInput, TooLarge
+from narrowcast_gateway.preprocessing.archive import ArchiveLimits, DocumentArchive, open_archive
 from narrowcast_gateway.preprocessing.reading.limits import MAX_DOCUMENT_BYTES
+from narrowcast_gateway.preprocessing.zip_reading import ZIP_ERRORS
 
 _OOXML_CONTENTS = "[Content_Types].xml"
 
@@ -35,14 +36,16 @@ def open_documents(uploads: list[tuple[str, BinaryIO]], limits: ArchiveLimits) -
     """Give the documents of ``(file name, open file)`` pairs.
 
     Raises:
-        InvalidInput: a zip that is empty, encrypted, a bomb, or has a path that leaves it.
+        InvalidInput: a zip that is damaged, empty, encrypted, a bomb, or has a path that leaves it; of
+            many uploads the message names the one by its place.
         TooLarge: more documents than allowed.
     """
     found: list[tuple[str, Callable[[], bytes]]] = []
     with ExitStack() as stack:
-        for filename, source in uploads:
-            if _is_archive(source):
-                archive = stack.enter_context(open_archive(source, limits))
+        for number, (filename, source) in enumerate(uploads, start=1):
+            if _is_archive(filename, source):
+                place = f"file {number}: " if len(uploads) > 1 else ""
+                archive = _opened(source, limits, stack, place)
                 found += [(member.name, partial(archive.read, member)) for member in archive.members]
             else:
                 found.append((filename, partial(_read_whole, source)))
@@ -55,7 +58,14 @@ def open_documents(uploads: list[tuple[str, BinaryIO]], limits: ArchiveLimits) -
         ]
 
 
-def _is_archive(source: BinaryIO) -> bool:
+def _opened(source: BinaryIO, limits: ArchiveLimits, stack: ExitStack, place: str) -> DocumentArchive:
+    try:
+        return stack.enter_context(open_archive(source, limits))
+    except InvalidInput as error:
+        raise InvalidInput(f"{place}{error.message}", code=error.code, param="files") from error
+
+
+def _is_archive(filename: str, source: BinaryIO) -> bool:
     """Whether this is a zip of documents: a .docx is a zip as well, with a list of its parts."""
     source.seek(0)
     if source.read(2) != b"PK":
@@ -63,8 +73,11 @@ def _is_archive(source: BinaryIO) -> bool:
     try:
         with zipfile.ZipFile(source) as archive:
             return _OOXML_CONTENTS not in archive.NameToInfo
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
-        return True  # opening it properly says what is wrong with it
+    except ZIP_ERRORS:
+        # Only the name is left to tell a damaged archive, which is refused with all that may be in
+        # it, from a damaged .docx, which is one rejected document. The job has no names: to it all
+        # of these are documents, as the archives among them never get so far.
+        return filename.lower().endswith(".zip")
 
 
 def _read_whole(source: BinaryIO) -> bytes:

@@ -11,7 +11,7 @@ from narrowcast_gateway.training.schemas import WithHyperparameters
 
 
 class CreateEstimate(WithHyperparameters):
-    """A training as it would be sent to `/v1/fine_tuning/jobs`, as far as it is known yet."""
+    """A training: base and hyper-parameters as for `/v1/fine_tuning/jobs`, and what is known of its rows."""
 
     training_file: str | None = None
     """A file id or a dataset id, whose training rows are counted; or say `rows`."""
@@ -27,6 +27,8 @@ class CreateEstimate(WithHyperparameters):
     def _rows_are_known(self) -> "CreateEstimate":
         if (self.training_file is None) == (self.rows is None):
             raise ValueError("say either training_file or rows")
+        if self.tokens_per_row and self.longest_row and self.tokens_per_row > self.longest_row:
+            raise ValueError("tokens_per_row, a mean, is above longest_row")
         return self
 
     def question(self) -> Question:
@@ -58,6 +60,9 @@ class FineTuningEstimate(Estimate):
     tokens_per_row: float
     """On average. Where `measured_rows` is 0 and it was not said, that of the longest row that may be, so
     that the time is an upper bound."""
+    rows_too_long: bool
+    """Whether one of them is known to be longer than `max_length`: the job would be refused. The estimate is
+    of rows that are not."""
     measured_rows: int
     """Rows of the file whose tokens were counted; 0 if none had to be, or the server did not answer."""
 
@@ -76,5 +81,6 @@ class FineTuningEstimate(Estimate):
             rank=shape.rank,
             rows=answer.plan.rows,
             tokens_per_row=round(answer.plan.mean_tokens, 1),
+            rows_too_long=(answer.plan.batching.longest or 0) > answer.plan.batching.max_length,
             measured_rows=answer.measured_rows,
         )

@@ -19,7 +19,7 @@ from narrowcast_gateway.previews.service import tokenize_rows
 from narrowcast_gateway.previews.tokenizer import BaseTokenizer, Limits
 from narrowcast_gateway.settings import ServersSettings
 from narrowcast_gateway.training.served import UNKNOWN, ask_served
-from narrowcast_gateway.training.service import Training
+from narrowcast_gateway.training.service import HYPERPARAMETERS, Training
 
 _SAMPLE: Final = 48
 """Rows of a file that are tokenized, for their mean; a fifth of a second."""
@@ -103,7 +103,12 @@ class Estimates:
         architecture = read_architecture(self._facts.config(question.base_model))
         plan = _plan(question, hyperparameters, node, rows)
         correction = self._facts.correction(node.name, plan.shape.engine)
-        return Answer(question.base_model, plan, estimate(architecture, plan, node, correction), measured)
+        try:
+            made = estimate(architecture, plan, node, correction)
+        except InvalidInput as error:
+            error.param = f"{HYPERPARAMETERS}{error.param}"
+            raise
+        return Answer(question.base_model, plan, made, measured)
 
     async def _lengths(self, tenant: str, training_file: str, tokenizer: BaseTokenizer) -> "_Lengths":
         rows = await to_thread.run_sync(self._content, tenant, training_file)

@@ -33,7 +33,7 @@ def evaluate(running: RunningJob, services: Services, settings: GatewaySettings)
     dataset = services.datasets.get(job.tenant, spec.dataset)
     rows = services.datasets.rows(dataset, spec.split)[: spec.max_rows]
     # All before the first is asked: one that has been deleted since would cost the others' answers.
-    targets = [services.adapters.resolve(job.tenant, model) for model in spec.models]
+    targets = services.evaluations.targets(job.tenant, spec)
     contest = _Contest(running, rows, total=len(rows) * len(spec.models))
 
     train = services.datasets.rows(dataset, "train")
@@ -126,8 +126,9 @@ class _Contest:
             body = report_request(target, row.input, instruction=row.instruction)
             if max_tokens is not None:
                 body["max_tokens"] = max_tokens
-            completion = await client.complete_when_free(target, body, self._report)
+            completion = await client.complete_when_free(target, body, self._report, prompt_param="dataset")
             self._done += 1
+            self._report()
             choice = completion["choices"][0]
             return (choice["message"]["content"] or "").strip(), choice["finish_reason"]
 

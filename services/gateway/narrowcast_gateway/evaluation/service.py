@@ -1,12 +1,13 @@
 """Accepts evaluation jobs and reads their results."""
 
+from collections import Counter
 from collections.abc import Iterator
 
 from narrowcast import ids
 from narrowcast.connections import Connections
-from narrowcast.errors import InvalidInput
+from narrowcast.errors import InvalidInput, NotFound
 from narrowcast.jobs.records import Job, JobKind
-from narrowcast_gateway.adapters.service import Adapters
+from narrowcast_gateway.adapters.service import Adapters, ModelTarget
 from narrowcast_gateway.datasets.service import Datasets
 from narrowcast_gateway.evaluation.schemas import EvaluationSpec
 
@@ -32,20 +33,34 @@ class Evaluations:
 
         Raises:
             NotFound: no such dataset or model.
-            InvalidInput: the split is empty.
+            InvalidInput: the split is empty, or a model is named twice.
         """
         manifest = self._datasets.get(tenant, spec.dataset, param="dataset")
         if not manifest.rows.get(spec.split):
             raise InvalidInput(
                 f"the dataset has no rows in its {spec.split} split", code="empty_split", param="split"
             )
-        for model in spec.models:
-            self._adapters.resolve(tenant, model)
+        self.targets(tenant, spec)
+        # After they are known to exist: what is repeated to the caller is a model's name.
+        model, times = Counter(spec.models).most_common(1)[0]
+        if times > 1:
+            raise InvalidInput(f"{model} is named {times} times", code="duplicate_model", param="models")
         job = Job(
             id=ids.new_id(JobKind.EVALUATION), kind=JobKind.EVALUATION, tenant=tenant, spec=spec.model_dump()
         )
         self._jobs.submit(job)
         return job
+
+    def targets(self, tenant: str, spec: EvaluationSpec) -> list[ModelTarget]:
+        """Return where the models' requests go, in their order.
+
+        Raises:
+            NotFound: no such model.
+        """
+        try:
+            return [self._adapters.resolve(tenant, model) for model in spec.models]
+        except NotFound as error:
+            raise NotFound(error.message, code=error.code, param="models") from None
 
     def get(self, tenant: str, evaluation_id: str) -> Job:
         """Return an evaluation's job.

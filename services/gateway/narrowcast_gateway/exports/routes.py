@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Header, Response
+from fastapi import APIRouter, Header, HTTPException, Response
 from fastapi.responses import StreamingResponse
 
 from narrowcast_gateway.deps import AfterQuery, LimitQuery, ServicesDep, TenantDep
@@ -78,7 +78,10 @@ def get_export_file(
     try:
         part = requested_range(wanted, file.entry.size)
     except RangeNotSatisfiable:
-        return Response(status_code=416, headers={"Content-Range": f"bytes */{file.entry.size}"})
+        size = file.entry.size
+        raise HTTPException(
+            416, f"the range begins after the file's {size} bytes", {"Content-Range": f"bytes */{size}"}
+        ) from None
     content = file.read(part.start, part.length) if part.length else iter(())
     return StreamingResponse(content, 206 if part.partial else 200, _headers(file, part, name), _BINARY)
 

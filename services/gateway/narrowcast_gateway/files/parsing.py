@@ -55,7 +55,8 @@ def _row(entry: Any, place: str) -> Row:
     except ValidationError as error:
         first = error.errors(include_input=False)[0]
         field = ".".join(str(part) for part in first["loc"]) or "row"
-        code = "empty_output" if field == "output" else None
+        # What is no text, or not there at all, is not an empty text.
+        code = "empty_output" if field == "output" and first["type"] == "string_too_short" else None
         raise _invalid(f"{place}: {field}: {first['msg']}", param=place, code=code) from None
     for field in ("instruction", "input", "output"):
         if not getattr(row, field).strip():

@@ -4,6 +4,7 @@ from collections import Counter
 
 from narrowcast import ids, prompts
 from narrowcast.datasets import DatasetManifest, split_file, to_jsonl
+from narrowcast.errors import NotFound
 from narrowcast_gateway.datasets.service import FILE, Datasets
 from narrowcast_gateway.files.parsing import parse_rows
 
@@ -39,8 +40,10 @@ class Files:
         """Return a file's manifest.
 
         Raises:
-            NotFound: the tenant has no such file.
+            NotFound: the tenant has no such file; a dataset made from a corpus is none.
         """
+        if not ids.is_object_id(file_id, FILE):
+            raise NotFound("no such file")
         return self._datasets.get(tenant, file_id)
 
     def listing(self, tenant: str) -> list[DatasetManifest]:
@@ -61,4 +64,5 @@ class Files:
         Raises:
             NotFound: the tenant has no such file.
         """
+        self.get(tenant, file_id)
         self._datasets.delete(tenant, file_id)

@@ -15,6 +15,7 @@ from narrowcast.errors import InvalidInput, NarrowcastError, Unavailable
 from narrowcast_gateway.adapters.service import ModelTarget
 
 _CONTEXT_MARKS = ("context length", "max_model_len", "maximum model length", "longer than the maximum")
+_ANSWER_LENGTHS = ("max_completion_tokens", "max_tokens")
 _BAD_REQUEST = 400
 _NOT_FOUND = 404
 _HEALTH_TIMEOUT_S = 2.0
@@ -34,8 +35,15 @@ class InferenceClient:
     def __init__(self, http: httpx.AsyncClient) -> None:
         self._http = http
 
-    async def complete(self, target: ModelTarget, body: dict[str, Any]) -> dict[str, Any]:
+    async def complete(
+        self, target: ModelTarget, body: dict[str, Any], *, prompt_param: str = "messages"
+    ) -> dict[str, Any]:
         """Return a whole chat completion.
+
+        Args:
+            target: who answers.
+            body: the request as vLLM takes it.
+            prompt_param: what the caller knows the prompt as, for errors.
 
         Raises:
             InvalidInput: the prompt does not fit the context, or the server refuses a parameter.
@@ -47,12 +55,14 @@ class InferenceClient:
         except httpx.HTTPError as error:
             raise _unreachable(target) from error
         if response.is_error:
-            raise _failure(target, response.status_code, response.text, _adapter_fault(response))
+            raise _failure(
+                target, response.status_code, response.text, body, _adapter_fault(response), prompt_param
+            )
         completion: dict[str, Any] = response.json()
         return completion | {"model": target.name}
 
     async def complete_when_free(
-        self, target: ModelTarget, body: dict[str, Any], check: Callable[[], None]
+        self, target: ModelTarget, body: dict[str, Any], check: Callable[[], None], *, prompt_param: str
     ) -> dict[str, Any]:
         """As :meth:`complete`, but sit out a training job, however long it trains.
 
@@ -60,7 +70,7 @@ class InferenceClient:
         """
         while True:
             try:
-                return await self.complete(target, body)
+                return await self.complete(target, body, prompt_param=prompt_param)
             except GpuBusy:
                 for _ in range(_ASK_AGAIN_S):
                     check()
@@ -79,8 +89,8 @@ class InferenceClient:
             async with self._http.stream("POST", _chat_url(target), json=body) as response:
                 if response.is_error:
                     text = (await response.aread()).decode(errors="replace")
-                    raise _failure(target, response.status_code, text, _adapter_fault(response))
-                yield _chunks(target, response)
+                    raise _failure(target, response.status_code, text, body, _adapter_fault(response))
+                yield _chunks(target, response, body)
         except httpx.HTTPError as error:
             raise _unreachable(target) from error
 
@@ -93,7 +103,9 @@ class InferenceClient:
         return response.is_success
 
 
-async def _chunks(target: ModelTarget, response: httpx.Response) -> AsyncIterator[dict[str, Any]]:
+async def _chunks(
+    target: ModelTarget, response: httpx.Response, body: dict[str, Any]
+) -> AsyncIterator[dict[str, Any]]:
     try:
         async for line in response.aiter_lines():
             data = line.removeprefix("data: ")
@@ -101,7 +113,7 @@ async def _chunks(target: ModelTarget, response: httpx.Response) -> AsyncIterato
                 continue
             chunk: dict[str, Any] = json.loads(data)
             if "error" in chunk:
-                raise _failure(target, int(chunk["error"].get("code") or 500), data)
+                raise _failure(target, int(chunk["error"].get("code") or 500), data, body)
             yield chunk | {"model": target.name}
     except httpx.HTTPError as error:
         raise _unreachable(target) from error
@@ -122,24 +134,48 @@ def _adapter_fault(response: httpx.Response) -> str | None:
     return code
 
 
+def _refused_field(text: str, body: dict[str, Any]) -> str | None:
+    """Return the field of ``body`` that vLLM's error is about, as far as it says so.
+
+    It names it, or its message begins with it: ``n must be 1 when using greedy sampling``.
+    """
+    try:
+        error = json.loads(text)["error"]
+        named = str(error.get("param") or error["message"].partition(" ")[0])
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
+    field = named.removeprefix("body.").partition(".")[0]
+    return field if field in body else None
+
+
 def _failure(
-    target: ModelTarget, status: int, text: str, adapter_fault: str | None = None
+    target: ModelTarget,
+    status: int,
+    text: str,
+    body: dict[str, Any],
+    adapter_fault: str | None = None,
+    prompt_param: str = "messages",
 ) -> NarrowcastError:
     if adapter_fault == GpuBusy.code:
         return GpuBusy("the model is paused while a training job uses its GPU; try again later")
     if adapter_fault is not None:
         message = f"the inference server could not load {target.name}: {adapter_fault}"
         return Unavailable(message, code="adapter_not_loaded", param="model")
+    field = _refused_field(text, body)
+    param = prompt_param if field == "messages" else field
     lowered = text.lower()
     if status == _BAD_REQUEST and any(mark in lowered for mark in _CONTEXT_MARKS):
+        answer = field in _ANSWER_LENGTHS
+        cause = f"{field} is more than" if answer else "the prompt leaves no room for an answer in"
         return InvalidInput(
-            "the prompt and the requested answer do not fit the model's context",
+            f"{cause} the model's context",
             code="context_length_exceeded",
-            param="messages",
+            param=field if answer else prompt_param,
         )
     if status in {_BAD_REQUEST, _NOT_FOUND} and target.adapter is not None and target.served_as in text:
         message = f"the inference server could not load {target.name}"
         return Unavailable(message, code="adapter_not_loaded", param="model")
     if _BAD_REQUEST <= status < 500:
-        return InvalidInput("the inference server refuses a parameter of the request", code="invalid_request")
+        message = f"the inference server refuses {param or 'a parameter of the request'}"
+        return InvalidInput(message, code="invalid_request", param=param)
     return Unavailable("the inference server failed", code="inference_failed")

@@ -54,7 +54,7 @@ class Generation:
         target = await self.target(tenant, request.model)
         body = report_request(target, request.impression, instruction=instruction(target, request.study))
         body |= request.model_dump(include={"max_tokens", "temperature", "seed"}, exclude_none=True)
-        completion = await self._client.complete(target, body)
+        completion = await self._client.complete(target, body, prompt_param="impression")
         choice = completion["choices"][0]
         description = (choice["message"]["content"] or "").strip()
         return Report(

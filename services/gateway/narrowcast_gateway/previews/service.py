@@ -135,6 +135,10 @@ class Previews:
                 code="too_many_rows",
                 param="whole_file",
             )
+        if question.first_row > len(rows):
+            raise InvalidInput(
+                f"the file has {len(rows)} training rows", code="no_such_row", param="first_row"
+            )
         tokenizer = BaseTokenizer(self._http, question.base_model, str(url))
         start = question.first_row - 1
         numbered = list(enumerate(rows, 1))

@@ -1,6 +1,7 @@
 """``/v1/fine_tuning`` on the wire: OpenAI's objects, with our hyper-parameters beside theirs."""
 
 import json
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from pydantic import (
     ValidationError,
     ValidatorFunctionWrapHandler,
     WrapValidator,
+    field_validator,
 )
 
 from narrowcast.checkpoints import CheckpointManifest
@@ -41,6 +43,7 @@ from narrowcast_gateway.training.service import HYPERPARAMETERS
 _MAY_BE_AUTO: Final = ("n_epochs", "batch_size", "learning_rate_multiplier")
 _BOUNDS: Final = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
 _LONGEST_WAIT_S: Final = 366 * 86_400
+_SUFFIX: Final = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,38}[a-z0-9])?\Z")
 
 
 def _auto_is_unset(value: Any) -> Any:
@@ -53,8 +56,8 @@ def _said_at_once(value: Any, check: ValidatorFunctionWrapHandler) -> Any:
         checked = check(value)
     except ValidationError:
         checked = []
-    if checked == []:
-        raise ValueError(f'"all-linear", or a list of some of {", ".join(LINEAR_KINDS)}')
+    if checked == [] or (isinstance(checked, list) and len(set(checked)) < len(checked)):
+        raise ValueError(f'"all-linear", or a list of some of {", ".join(LINEAR_KINDS)}, each once')
     return checked
 
 
@@ -80,6 +83,12 @@ def _within_a_year(value: datetime | None) -> datetime | None:
         raise ValueError("before 1970")
     if value.timestamp() > time.time() + _LONGEST_WAIT_S:
         raise ValueError("more than a year ahead")
+    return value
+
+
+def _begins_an_id(value: str | None) -> str | None:
+    if value is not None and not _SUFFIX.match(value):
+        raise ValueError("up to 40 lower-case letters a-z, digits and hyphens, with no hyphen at either end")
     return value
 
 
@@ -118,6 +127,13 @@ class HyperparametersRequest(BaseModel):
     """Above 1: a sweep of so many runs in one job, which publishes the one of the lowest validation loss."""
     sweep: SearchSpace | None = None
     """What they vary; left out, the learning rate, the rank and the dropout around the job's own."""
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_value(cls, value: Any) -> Any:
+        if isinstance(value, bool):
+            raise ValueError("true and false are no numbers here")  # noqa: TRY004 - pydantic's errors are these
+        return value
 
 
 class SupervisedMethod(BaseModel):
@@ -177,8 +193,12 @@ class CreateFineTuningJob(WithHyperparameters):
     """A file id or a dataset id."""
     validation_file: str | None = None
     """Its rows are evaluated while training; a dataset's own validation split is the default."""
-    suffix: str | None = Field(None, pattern="^[a-z0-9](?:[a-z0-9-]{0,38}[a-z0-9])?$")
-    """Begins the adapter's id."""
+    suffix: Annotated[str | None, AfterValidator(_begins_an_id)] = None
+    """Begins the adapter's id: 40 lower-case letters, digits and inner hyphens at most."""
+    metadata: None = None
+    """OpenAI's, which is not kept here: nothing but null."""
+    integrations: None = None
+    """OpenAI's; trackers are the site's to set."""
     seed: int | None = Field(None, ge=0, le=2**31 - 1)
     priority: int = Field(0, ge=-HIGHEST_PRIORITY, le=HIGHEST_PRIORITY)
     """Higher goes first, before fairness between tenants and age. It stops nothing that runs."""

@@ -102,7 +102,7 @@ class JobCallback(TrainerCallback):
             step, loss = evaluations.best
             self._task.reporter.note(
                 f"stopped early: validation loss is no better than {loss:.4f}, after step {step},"
-                f" for {patience} epochs"
+                f" for {patience} {'epoch' if patience == 1 else 'epochs'}"
             )
             self.finished = control.should_training_stop = True
         if agreed(self._should_prune(evaluations)):
