@@ -1,0 +1,150 @@
+"""Training files: what is taken, what is refused, and how they are listed."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from narrowcast.datasets import DatasetManifest
+from narrowcast.ids import new_id
+
+BASE = "smollm2-135m-instruct"
+ROW = {"instruction": "Опиши", "input": "Грыжа L4-L5", "output": "Грыжа 5 мм."}
+Error = Callable[..., dict[str, Any]]
+
+
+def upload(gateway: Any, content: str | bytes) -> Any:
+    return gateway.http.post(
+        "/v1/files", files={"file": ("Иванов.jsonl", content)}, data={"purpose": "fine-tune"}
+    )
+
+
+def test_a_file_is_not_called_by_its_name(gateway: Any) -> None:
+    """It may be a patient's."""
+    response = upload(gateway, json.dumps(ROW, ensure_ascii=False))
+    assert response.status_code == 200, response.text
+    assert "Иванов" not in response.text
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        json.dumps(ROW),
+        json.dumps([ROW, ROW]),
+        "\ufeff" + json.dumps(ROW, ensure_ascii=False) + "\r\n\n" + json.dumps(ROW),
+        json.dumps(
+            {
+                "messages": [
+                    {"role": "system", "content": "i"},
+                    {"role": "user", "content": "u"},
+                    {"role": "assistant", "content": "a"},
+                ]
+            }
+        ),
+    ],
+)
+def test_training_files_in_every_accepted_form(gateway: Any, content: str) -> None:
+    response = upload(gateway, content)
+    assert response.status_code == 200, response.text
+    file_id = response.json()["id"]
+    assert gateway.http.get(f"/v1/files/{file_id}/content").content == content.encode()
+    rows = gateway.http.get(f"/v1/datasets/{file_id}/content?format=json").json()
+    assert rows
+    assert set(rows[0]) == {"instruction", "input", "output"}
+
+
+@pytest.mark.parametrize(
+    ("content", "code", "param"),
+    [
+        ("", "empty_training_file", "file"),
+        ("[]", "empty_training_file", "file"),
+        (b"\xff\xfe\x00", "invalid_training_file", "file"),
+        ("{", "invalid_training_file", "line 1"),
+        (json.dumps(ROW) + "\nИванов", "invalid_training_file", "line 2"),
+        (json.dumps(ROW) + "\n" + json.dumps(ROW | {"output": " "}), "empty_output", "line 2"),
+        (json.dumps([ROW, ROW | {"output": ""}]), "empty_output", "row 2"),
+        (json.dumps({"input": "Иванов", "output": "b"}), "invalid_training_file", "line 1"),
+        (json.dumps(ROW | {"instruction": 5}), "invalid_training_file", "line 1"),
+        (json.dumps(ROW | {"output": float("nan")}), "invalid_training_file", "line 1"),
+        (json.dumps(ROW | {"output": ["Иванов"]}), "invalid_training_file", "line 1"),
+        (json.dumps(ROW | {"output": "\ud800"}), "invalid_training_file", "line 1"),
+        (json.dumps({"instruction": "a", "input": "b"}), "invalid_training_file", "line 1"),
+        (
+            json.dumps({"messages": [{"role": "user", "content": "Иванов"}]}),
+            "invalid_training_file",
+            "line 1",
+        ),
+        ("[1, 2]", "invalid_training_file", "row 1"),
+        ("[" * 100_000, "invalid_training_file", "file"),
+        ('{"a":' * 100_000, "invalid_training_file", "line 1"),
+        (
+            json.dumps(
+                {
+                    "messages": [
+                        {"role": "system", "content": "i"},
+                        {"role": "user", "content": "u"},
+                        {"role": "assistant", "content": "a", "weight": 0},
+                    ]
+                }
+            ),
+            "invalid_training_file",
+            "line 1",
+        ),
+    ],
+)
+def test_bad_training_files_are_refused_by_line(
+    gateway: Any, error: Error, content: str | bytes, code: str, param: str
+) -> None:
+    found = error(upload(gateway, content), 400, code)
+    assert found["param"] == param
+    assert "Иванов" not in found["message"]
+    assert gateway.http.get("/v1/files").json()["data"] == [], "nothing is half-written"
+
+
+@pytest.mark.parametrize(
+    ("files", "form", "code", "param"),
+    [
+        (["file"], {"expires_after[anchor]": "created_at"}, "unknown_parameter", "expires_after[anchor]"),
+        (["file"], {"Иванов": "1"}, "unknown_parameter", None),
+        (["file", "file"], {}, "repeated_parameter", "file"),
+        (["file", "files"], {}, "unknown_parameter", "files"),
+        (["file"], {"purpose": ["fine-tune", "fine-tune"]}, "repeated_parameter", "purpose"),
+    ],
+)
+def test_form_fields_that_would_be_ignored_are_refused(
+    gateway: Any, error: Error, files: list[str], form: dict[str, Any], code: str, param: str | None
+) -> None:
+    parts = [(name, ("rows.jsonl", json.dumps(ROW))) for name in files]
+    found = error(
+        gateway.http.post("/v1/files", files=parts, data={"purpose": "fine-tune"} | form), 400, code
+    )
+    assert found["param"] == param
+    assert "Иванов" not in found["message"]
+    assert gateway.http.get("/v1/files").json()["data"] == []
+
+
+def test_a_dataset_is_no_file(gateway: Any, error: Error) -> None:
+    manifest = DatasetManifest(
+        id=new_id("dataset"), tenant=gateway.tenant, source=new_id("corpus"), rows={}, prompt_template="t"
+    )
+    gateway.services.datasets.write(manifest, {})
+    error(gateway.http.get(f"/v1/files/{manifest.id}"), 404, "not_found")
+    error(gateway.http.get(f"/v1/files/{manifest.id}/content"), 404, "not_found")
+    error(gateway.http.delete(f"/v1/files/{manifest.id}"), 404, "not_found")
+    assert gateway.http.get(f"/v1/datasets/{manifest.id}").status_code == 200
+
+
+def test_files_are_listed_in_pages_and_in_either_order(gateway: Any, error: Error) -> None:
+    line = json.dumps({"instruction": "a", "input": "b", "output": "c"})
+    upload = {"files": {"file": ("rows.jsonl", line)}, "data": {"purpose": "fine-tune"}}
+    ids = {gateway.http.post("/v1/files", **upload).json()["id"] for _ in range(3)}
+    newest = [file["id"] for file in gateway.http.get("/v1/files").json()["data"]]
+    assert set(newest) == ids
+    first = gateway.http.get("/v1/files?limit=2").json()
+    assert ([file["id"] for file in first["data"]], first["has_more"]) == (newest[:2], True)
+    rest = gateway.http.get(f"/v1/files?limit=2&after={newest[1]}").json()
+    assert ([file["id"] for file in rest["data"]], rest["has_more"]) == (newest[2:], False)
+    oldest = gateway.http.get("/v1/files?order=asc").json()["data"]
+    assert [file["id"] for file in oldest] == newest[::-1]
+    error(gateway.http.get("/v1/files?after=file-0"), 404, "not_found")
