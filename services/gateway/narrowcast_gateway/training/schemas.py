@@ -43,7 +43,7 @@ from narrowcast_gateway.training.service import HYPERPARAMETERS
 _MAY_BE_AUTO: Final = ("n_epochs", "batch_size", "learning_rate_multiplier")
 _BOUNDS: Final = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
 _LONGEST_WAIT_S: Final = 366 * 86_400
-_SUFFIX: Final = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,38}[a-z0-9])?\Z")
+_SUFFIX: Final = "^[a-z0-9](?:[a-z0-9-]{0,38}[a-z0-9])?$"
 
 
 def _auto_is_unset(value: Any) -> Any:
@@ -87,7 +87,7 @@ def _within_a_year(value: datetime | None) -> datetime | None:
 
 
 def _begins_an_id(value: str | None) -> str | None:
-    if value is not None and not _SUFFIX.match(value):
+    if value is not None and not re.fullmatch(_SUFFIX, value):
         raise ValueError("up to 40 lower-case letters a-z, digits and hyphens, with no hyphen at either end")
     return value
 
@@ -193,7 +193,9 @@ class CreateFineTuningJob(WithHyperparameters):
     """A file id or a dataset id."""
     validation_file: str | None = None
     """Its rows are evaluated while training; a dataset's own validation split is the default."""
-    suffix: Annotated[str | None, AfterValidator(_begins_an_id)] = None
+    suffix: Annotated[str | None, AfterValidator(_begins_an_id)] = Field(
+        None, json_schema_extra={"pattern": _SUFFIX}
+    )
     """Begins the adapter's id: 40 lower-case letters, digits and inner hyphens at most."""
     metadata: None = None
     """OpenAI's, which is not kept here: nothing but null."""
