@@ -15,6 +15,8 @@ from narrowcast.errors import InvalidInput
 from narrowcast.storage import Bucket
 from narrowcast.sweeps import Trial
 
+ADAPTERS = "adapters/"
+"""Below which all of them lie in the models bucket."""
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
@@ -71,7 +73,7 @@ class AdapterManifest(Manifest):
 
 def adapter_prefix(tenant: str, adapter_id: str) -> str:
     """Return the key prefix of an adapter in the models bucket."""
-    return f"adapters/{tenant}/{adapter_id}/"
+    return f"{ADAPTERS}{tenant}/{adapter_id}/"
 
 
 def published_adapters(models: Bucket) -> set[tuple[str, str]]:
@@ -83,8 +85,8 @@ def published_adapters(models: Bucket) -> set[tuple[str, str]]:
     """
     return {
         (tenant, adapter_id)
-        for tenant in models.folders("adapters/")
-        for adapter_id in models.folders(f"adapters/{tenant}/")
+        for tenant in models.folders(ADAPTERS)
+        for adapter_id in models.folders(f"{ADAPTERS}{tenant}/")
     }
 
 

@@ -17,7 +17,7 @@ from narrowcast import logs
 from narrowcast.adapters import base_fingerprint, published_adapters
 from narrowcast.context import context_length
 from narrowcast.errors import NarrowcastError, Unavailable
-from narrowcast.masking import stop_ids
+from narrowcast.masking import special_ids, stop_ids
 from narrowcast.storage import Storage
 from narrowcast_inference.arguments import PLUGIN, cpu_environment, vllm_arguments, vllm_environment
 from narrowcast_inference.cache import cached_adapters
@@ -76,7 +76,7 @@ def _prepare(settings: InferenceSettings) -> None:
     if section.trained_base_path not in (None, section.base_model_path):
         trained = base_fingerprint(section.trained_base_path)
         section.accepted_fingerprints = (*section.accepted_fingerprints, trained)
-    section.stop_token_ids = _stop_token_ids(section.base_model_path)
+    section.stop_token_ids, section.special_token_ids = _token_ids(section.base_model_path)
     section.context_length = context_length(
         json.loads((section.base_model_path / "config.json").read_text(encoding="utf-8"))
     )
@@ -85,8 +85,8 @@ def _prepare(settings: InferenceSettings) -> None:
     os.environ.update(vllm_environment(section, str(logging_config)))
 
 
-def _stop_token_ids(base: Path) -> tuple[int, ...]:
-    """Return the ids as a training of this base takes them.
+def _token_ids(base: Path) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return the ids of the tokens that end a turn and of those that are no text, as a training takes them.
 
     Raises:
         OSError: the folder has no tokenizer; vLLM could not serve it either.
@@ -96,7 +96,7 @@ def _stop_token_ids(base: Path) -> tuple[int, ...]:
     tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True)
     has_config = (base / "generation_config.json").is_file()
     config = GenerationConfig.from_pretrained(base, local_files_only=True) if has_config else None
-    return tuple(sorted(stop_ids(tokenizer, config)))
+    return tuple(sorted(stop_ids(tokenizer, config))), tuple(sorted(special_ids(tokenizer)))
 
 
 def _check_resolver() -> None:

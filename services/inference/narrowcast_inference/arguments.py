@@ -35,6 +35,7 @@ def vllm_environment(section: InferenceSection, logging_config: str) -> dict[str
         "NARROWCAST_INFERENCE__BASE_FINGERPRINT": section.base_fingerprint,
         "NARROWCAST_INFERENCE__ACCEPTED_FINGERPRINTS": json.dumps(section.accepted_fingerprints),
         "NARROWCAST_INFERENCE__STOP_TOKEN_IDS": json.dumps(section.stop_token_ids),
+        "NARROWCAST_INFERENCE__SPECIAL_TOKEN_IDS": json.dumps(section.special_token_ids),
         **({"NARROWCAST_INFERENCE__CONTEXT_LENGTH": str(context)} if context is not None else {}),
     }
 

@@ -35,6 +35,8 @@ class InferenceSection(BaseModel):
     """Further bases whose adapters fit."""
     stop_token_ids: tuple[int, ...] = ()
     """At which the base ends a turn. The launcher reads them from the folder, for whoever asks."""
+    special_token_ids: tuple[int, ...] = ()
+    """Those that are no text, likewise."""
     context_length: int | None = None
     """Tokens that the base itself could read, likewise."""
     trained_base_path: Path | None = None

@@ -90,6 +90,7 @@ def _health() -> tuple[int, dict[str, Any]]:
         "max_lora_rank": section.max_lora_rank,
         "max_model_len": section.max_model_len,
         "stop_token_ids": section.stop_token_ids,
+        "special_token_ids": section.special_token_ids,
         "context_length": section.context_length,
         "gpu": {"phase": lease.phase, "holder": lease.holder},
     }

@@ -10,7 +10,7 @@ from narrowcast.artifacts import read_file, read_manifest
 from narrowcast.cards import DataFile
 from narrowcast.datasets import DatasetManifest, Row, SplitName, dataset_prefix, from_jsonl, split_file
 from narrowcast.errors import InvalidInput, NotFound
-from narrowcast.masking import FAULTS, Fault, mask_fault
+from narrowcast.masking import FAULTS, PLAIN_CHAT, Fault, RowLimits, mask_fault, special_count, special_ids
 from narrowcast.prompts import CHAT_TEMPLATE_KWARGS, completion_messages, instruction_for, prompt_messages
 from narrowcast.storage import Bucket
 from narrowcast_trainer.protocol import TrainingOrder
@@ -131,10 +131,13 @@ def tokenize(
         prompt=False,
     )
     _refuse_what_is_not_the_answer(tokenizer, rows[0])
+    specials = special_ids(tokenizer)
+    (plain,) = _ids(tokenizer, [PLAIN_CHAT], prompt=False)
+    limits = RowLimits(max_length, frozenset(stop_ids), frozenset(specials), special_count(plain, specials))
     examples = []
     faulty: dict[Fault, list[int]] = {fault: [] for fault in FAULTS}
     for number, (prompt, whole) in enumerate(zip(prompts, wholes, strict=True), 1):
-        fault = mask_fault(prompt, whole, max_length=max_length, stop_ids=stop_ids)
+        fault = mask_fault(prompt, whole, limits)
         if fault is not None:
             faulty[fault].append(number)
         examples.append(Example(whole, [IGNORED] * len(prompt) + whole[len(prompt) :]))

@@ -12,7 +12,7 @@ from typing import Final
 from pydantic import ValidationError
 
 from narrowcast import ids, logs
-from narrowcast.adapters import AdapterManifest, adapter_prefix, checkpoint_prefix
+from narrowcast.adapters import ADAPTERS, AdapterManifest, adapter_prefix, checkpoint_prefix
 from narrowcast.artifacts import MANIFEST, CorruptArtifact, discard, read_manifest
 from narrowcast.deletions import DeletedAdapters
 from narrowcast.errors import NotFound
@@ -23,7 +23,6 @@ from narrowcast.storage import Bucket
 
 _log = logs.get(__name__)
 _CHECKPOINTS: Final = "checkpoints/"
-_ADAPTERS: Final = "adapters/"
 _EXPORTS: Final = "exports/"
 _DAY_S: Final = 24 * 3600.0
 _UNKNOWN_KEPT_S: Final = 30 * _DAY_S
@@ -97,7 +96,7 @@ def sweep_adapters(
             settled.add(prefix)
         return unwanted
 
-    return _sweep(models, _ADAPTERS, unneeded)
+    return _sweep(models, ADAPTERS, unneeded)
 
 
 def _is_awaited(store: JobStore, tenant: str, adapter_id: str) -> bool:

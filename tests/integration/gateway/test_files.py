@@ -135,6 +135,14 @@ def test_a_dataset_is_no_file(gateway: Any, error: Error) -> None:
     assert gateway.http.get(f"/v1/datasets/{manifest.id}").status_code == 200
 
 
+def test_a_file_is_not_deleted_as_a_dataset(gateway: Any, error: Error) -> None:
+    upload = {"files": {"file": ("rows.jsonl", json.dumps(ROW))}, "data": {"purpose": "fine-tune"}}
+    file_id = gateway.http.post("/v1/files", **upload).json()["id"]
+    found = error(gateway.http.delete(f"/v1/datasets/{file_id}"), 404, "not_found")
+    assert "/v1/files" in found["message"]
+    assert gateway.http.get(f"/v1/files/{file_id}/content").status_code == 200
+
+
 def test_files_are_listed_in_pages_and_in_either_order(gateway: Any, error: Error) -> None:
     line = json.dumps({"instruction": "a", "input": "b", "output": "c"})
     upload = {"files": {"file": ("rows.jsonl", line)}, "data": {"purpose": "fine-tune"}}

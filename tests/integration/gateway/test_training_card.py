@@ -49,6 +49,18 @@ def test_only_its_owner_sees_it(gateway: Any, trained: Callable[..., Job], error
         error(stranger.http.get(f"/v1/files/{path}"), 404, "not_found")
 
 
+def test_a_result_goes_with_its_model_and_not_alone(
+    gateway: Any, trained: Callable[..., Job], error: Error
+) -> None:
+    job = trained(FILES)
+    file_id = job.id.replace("ftjob", "file")
+    stranger = gateway.as_tenant(gateway.tenant[:20] + "-x")
+    error(stranger.http.delete(f"/v1/files/{file_id}"), 404, "not_found")
+    refused = error(gateway.http.delete(f"/v1/files/{file_id}"), 409, "result_file_of_model")
+    assert refused["message"].endswith(f"/v1/models/{job.result['adapter_id']}")
+    assert gateway.http.get(f"/v1/files/{file_id}/content").status_code == 200
+
+
 def test_an_adapter_without_one_has_none(gateway: Any, trained: Callable[..., Job], error: Error) -> None:
     job = trained({"adapter_config.json": b"{}"})
     for path in PATHS:

@@ -8,7 +8,7 @@ import json
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -140,7 +140,7 @@ def test_requests_in_flight_end_or_are_cut_off_and_never_truncated(server: Serve
 
 ROWS = [
     Row(instruction="Опиши.", input="Грыжа L4-L5", output="Грыжа диска 5 мм, ёмкость сохранена."),
-    Row(instruction=" Опиши ", input="Ж 🫁 <|im_end|>\n", output="  Лёгкие 𝛼 без\u00a0очагов.\n\n• Корни"),
+    Row(instruction=" Опиши ", input="Ж 🫁 <im_end>\n", output="  Лёгкие 𝛼 без\u00a0очагов.\n\n• Корни"),
     Row(instruction="Опиши.", input="Норма", output="Без особенностей. " * 60),
 ]
 
@@ -157,10 +157,13 @@ def gateway(
         yield http
 
 
-async def _previewed(server: Server, max_length: int) -> list[TokenizedRow]:
+QUOTING = Row(instruction="Опиши.", input="Норма", output="Без <|im_end|> особенностей.")
+
+
+async def _previewed(server: Server, max_length: int, rows: Sequence[Row] = ROWS) -> list[TokenizedRow]:
     async with httpx.AsyncClient() as http:
         tokenizer = BaseTokenizer(http, BASE, f"http://127.0.0.1:{server.port}")
-        return await tokenize_rows(tokenizer, list(enumerate(ROWS, 1)), await tokenizer.limits(max_length))
+        return await tokenize_rows(tokenizer, list(enumerate(rows, 1)), await tokenizer.limits(max_length))
 
 
 async def test_a_preview_is_what_is_trained_and_needs_no_gpu(
@@ -177,7 +180,12 @@ async def test_a_preview_is_what_is_trained_and_needs_no_gpu(
         assert example.labels == [IGNORED] * row.mask_from + row.whole[row.mask_from :]
         assert row.fault is None
 
-    # Both refuse the same row for the same reason.
+    # Both refuse the same rows for the same reasons.
+    with pytest.raises(InvalidInput) as refused:
+        tokenize([ROWS[0], QUOTING], tokenizer, max_length=2048, **limits)
+    quoted = await _previewed(server, 2048, [ROWS[0], QUOTING])
+    assert [row.fault for row in quoted] == [None, refused.value.code]
+    assert refused.value.code == "special_tokens"
     with pytest.raises(InvalidInput) as refused:
         tokenize(ROWS, tokenizer, max_length=200, **limits)
     assert [row.fault for row in await _previewed(server, 200)] == [None, None, refused.value.code]

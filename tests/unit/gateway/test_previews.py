@@ -2,10 +2,10 @@
 
 import pytest
 
-from narrowcast.masking import mask_fault
+from narrowcast.masking import RowLimits, mask_fault
 from narrowcast_gateway.previews.service import FaultyRows, TokenizedRow, summarize
 
-STOP = 2
+START, STOP = 1, 2
 
 
 @pytest.mark.parametrize(
@@ -18,12 +18,17 @@ STOP = 2
         ([5, 6], [5, 8, 7, STOP], 2, "chat_template_mismatch"),
         ([5, STOP], [5, STOP], 9, "chat_template_mismatch"),
         ([5, 6, 7], [5, 6], 9, "chat_template_mismatch"),
+        ([START, 6, STOP], [START, 6, STOP, 7, STOP], 9, None),
+        ([START, 6], [START, 6, STOP, 7, STOP, STOP], 2, "special_tokens"),
+        ([START, START, 6], [START, START, 6, STOP, 7], 9, None),
+        ([START] * 4, [*[START] * 4, 7], 9, "special_tokens"),
     ],
 )
 def test_what_keeps_a_row_from_being_trained_on(
     prompt: list[int], whole: list[int], max_length: int, fault: str | None
 ) -> None:
-    assert mask_fault(prompt, whole, max_length=max_length, stop_ids={STOP}) == fault
+    limits = RowLimits(max_length, frozenset({STOP}), frozenset({START, STOP}), template_tokens=3)
+    assert mask_fault(prompt, whole, limits) == fault
 
 
 def test_a_summary_counts_what_is_trained_and_names_the_faulty() -> None:

@@ -129,12 +129,8 @@ def test_front_matter_for_the_hub() -> None:
 
     _, front, body = markdown(card()).split("---\n", 2)
     fields = yaml.safe_load(front)
-    assert (fields["library_name"], fields["base_model"], fields["language"]) == (
-        "peft",
-        "llama-3.1-8b",
-        ["ru"],
-    )
-    assert "license" not in fields
+    assert (fields["library_name"], fields["base_model"]) == ("peft", "llama-3.1-8b")
+    assert not {"license", "language"} & set(fields), "nobody said either"
     assert f"]({LOSS_PNG})" in body
 
 

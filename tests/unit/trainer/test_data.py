@@ -8,7 +8,7 @@ import pytest
 
 from narrowcast.datasets import Row
 from narrowcast.errors import InvalidInput
-from narrowcast.masking import stop_ids
+from narrowcast.masking import special_ids, stop_ids
 from narrowcast.prompts import completion_messages, instruction_for, prompt_messages
 from narrowcast_trainer.data import IGNORED, Rows, pad_id, tokenize
 
@@ -130,6 +130,30 @@ def test_rows_with_nothing_to_train_are_refused(tokenizer: Any) -> None:
         _tokenize(tokenizer, [_row(1), _row(2, output=" \n")])
     assert refused.value.code == "empty_output"
     assert refused.value.message.endswith("rows 2")
+
+
+@pytest.mark.parametrize("text", ["<|im_end|>", "<|im_start|>system\n", "<|endoftext|>"])
+@pytest.mark.parametrize("place", ["instruction", "input", "output"])
+def test_text_that_would_be_a_special_token_is_refused(tokenizer: Any, place: str, text: str) -> None:
+    quoting = _row(2).model_copy(update={place: f"Мениск {text} цел."})
+    with pytest.raises(InvalidInput) as refused:
+        _tokenize(tokenizer, [_row(1), quoting])
+    assert refused.value.code == "special_tokens"
+    assert refused.value.message.endswith("rows 2")
+
+
+def test_text_that_only_looks_like_a_special_token_is_trained(tokenizer: Any) -> None:
+    assert _tokenize(tokenizer, [_row(output="Размер < 3 мм | отёк > 5 мм, im_end \U0010ffff 𝄞 \x00")])
+
+
+def test_an_unknown_letter_is_no_special_token() -> None:
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    words = Tokenizer(models.WordLevel({"[UNK]": 0, "[EOS]": 1, "цел": 2}, unk_token="[UNK]"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, unk_token="[UNK]", eos_token="[EOS]")
+    assert special_ids(tokenizer) == {1}
 
 
 def test_a_template_that_does_not_end_the_turn_is_refused(tokenizer: Any) -> None:

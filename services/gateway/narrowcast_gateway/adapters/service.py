@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from narrowcast import ids, logs
-from narrowcast.adapters import AdapterManifest, adapter_prefix, serving_name
+from narrowcast.adapters import ADAPTERS, AdapterManifest, adapter_prefix, serving_name
 from narrowcast.artifacts import discard, read_file, read_manifest
 from narrowcast.connections import Connections
 from narrowcast.deletions import DeletedAdapters
@@ -65,7 +65,7 @@ class Adapters:
     def of_tenant(self, tenant: str) -> list[AdapterManifest]:
         """Return the tenant's adapters, newest first."""
         manifests = []
-        for adapter_id in self._bucket.folders(f"adapters/{tenant}/"):
+        for adapter_id in self._bucket.folders(f"{ADAPTERS}{tenant}/"):
             if self._deleted.has(tenant, adapter_id):
                 continue  # its files are not all gone yet
             try:

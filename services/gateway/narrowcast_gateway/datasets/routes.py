@@ -4,7 +4,9 @@ from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query, Response
 
+from narrowcast import ids
 from narrowcast.datasets import SPLITS, SplitName, to_array, to_jsonl
+from narrowcast.errors import NotFound
 from narrowcast_gateway.datasets.schemas import Dataset
 from narrowcast_gateway.datasets.service import DATASET
 from narrowcast_gateway.deps import ServicesDep, TenantDep
@@ -54,5 +56,9 @@ def get_dataset_content(
 @router.delete("/{dataset_id}")
 def delete_dataset(dataset_id: str, services: ServicesDep, tenant: TenantDep) -> Deleted:
     """Delete a dataset; jobs that are about to read it will fail."""
+    if not ids.is_object_id(dataset_id, DATASET):
+        # An uploaded file can be read here as the dataset that it is, with its original beside it, which
+        # nobody who deletes "a dataset" has in mind.
+        raise NotFound("no such dataset; DELETE /v1/files/{file_id} deletes a file")
     services.datasets.delete(tenant, dataset_id)
     return Deleted(id=dataset_id, object="dataset")

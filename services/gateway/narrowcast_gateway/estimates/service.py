@@ -16,7 +16,7 @@ from narrowcast.estimates.shapes import Batching, TrainingShape, ranks_that_shar
 from narrowcast.training import Hyperparameters
 from narrowcast_gateway.datasets.service import Datasets
 from narrowcast_gateway.previews.service import tokenize_rows
-from narrowcast_gateway.previews.tokenizer import BaseTokenizer, Limits
+from narrowcast_gateway.previews.tokenizer import BaseTokenizer
 from narrowcast_gateway.settings import ServersSettings
 from narrowcast_gateway.training.served import UNKNOWN, ask_served
 from narrowcast_gateway.training.service import HYPERPARAMETERS, Training
@@ -114,12 +114,11 @@ class Estimates:
         rows = await to_thread.run_sync(self._content, tenant, training_file)
         by_letters = sorted(range(len(rows)), key=lambda place: len(rows[place].input + rows[place].output))
         longest, any_ = by_letters[-_LONGEST:], range(0, len(rows), -(-len(rows) // _SAMPLE))
-        # Which rows are too long, or have no end, is for a preview to say.
-        limits = Limits(stop_ids=frozenset(), max_length=0)
         tokenized = []
         with suppress(Unavailable, InvalidInput), move_on_after(_PATIENCE_S):
             numbered = [(place, rows[place]) for place in sorted({*longest, *any_})]
-            tokenized = await tokenize_rows(tokenizer, numbered, limits)
+            # Which rows are too long, or have no end, is for a preview to say.
+            tokenized = await tokenize_rows(tokenizer, numbered, None)
         if not tokenized:
             return _Lengths([], [])
         tokens = {row.number: len(row.whole) for row in tokenized}

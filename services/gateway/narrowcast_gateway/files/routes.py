@@ -6,7 +6,7 @@ from fastapi import APIRouter, File, Form, Query, Response, UploadFile
 from pydantic import BaseModel
 
 from narrowcast.datasets import DatasetManifest
-from narrowcast.errors import NotFound
+from narrowcast.errors import Conflict, NotFound
 from narrowcast.paging import page_of
 from narrowcast_gateway.deps import AfterQuery, ServicesDep, TenantDep
 from narrowcast_gateway.schemas import Deleted, Page
@@ -106,6 +106,13 @@ def get_file_content(file_id: str, services: ServicesDep, tenant: TenantDep) -> 
 
 @router.delete("/{file_id}")
 def delete_file(file_id: str, services: ServicesDep, tenant: TenantDep) -> Deleted:
-    """Delete a file."""
-    services.files.delete(tenant, file_id)
+    """Delete an uploaded file. A training's result goes with the model that the training made."""
+    try:
+        services.files.delete(tenant, file_id)
+    except NotFound:
+        model = services.result_files.get(tenant, file_id).adapter_id
+        raise Conflict(
+            f"a training's result goes with its model: DELETE /v1/models/{model}",
+            code="result_file_of_model",
+        ) from None
     return Deleted(id=file_id, object="file")

@@ -10,10 +10,10 @@ from anyio import to_thread
 
 from narrowcast.datasets import Row
 from narrowcast.errors import InvalidInput, NotFound
-from narrowcast.masking import FAULTS, Fault, mask_fault
+from narrowcast.masking import FAULTS, Fault, RowLimits, mask_fault
 from narrowcast.prompts import completion_messages, prompt_messages
 from narrowcast_gateway.datasets.service import Datasets
-from narrowcast_gateway.previews.tokenizer import BaseTokenizer, Limits
+from narrowcast_gateway.previews.tokenizer import BaseTokenizer
 from narrowcast_gateway.settings import ServersSettings
 from narrowcast_gateway.training.served import ask_served
 from narrowcast_gateway.training.service import Training
@@ -166,9 +166,14 @@ class Previews:
 
 
 async def tokenize_rows(
-    tokenizer: BaseTokenizer, rows: Sequence[tuple[int, Row]], limits: Limits
+    tokenizer: BaseTokenizer, rows: Sequence[tuple[int, Row]], limits: RowLimits | None
 ) -> list[TokenizedRow]:
     """Return numbered rows as the trainer's tokenizer makes them.
+
+    Args:
+        tokenizer: the base's.
+        rows: and their numbers.
+        limits: what they are held against; None: nothing, they are only counted.
 
     Raises:
         InvalidInput, Unavailable: as :class:`BaseTokenizer`.
@@ -178,9 +183,9 @@ async def tokenize_rows(
         before = prompt_messages(row.instruction, row.input)
         prompt = await tokenizer.chat(before, prompt=True)
         whole = await tokenizer.chat(before + completion_messages(row.output), prompt=False)
-        fault: Fault | None = "empty_output"
-        if row.output.strip():
-            fault = mask_fault(prompt, whole, max_length=limits.max_length, stop_ids=limits.stop_ids)
+        fault: Fault | None = None
+        if limits is not None:
+            fault = mask_fault(prompt, whole, limits) if row.output.strip() else "empty_output"
         return TokenizedRow(number, prompt, whole, fault)
 
     done: list[TokenizedRow] = []

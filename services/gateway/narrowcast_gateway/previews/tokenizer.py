@@ -1,25 +1,16 @@
 """The served base's own tokenizer and chat template, over HTTP: the gateway has no model's files."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import httpx
 
 from narrowcast.errors import InvalidInput, Unavailable
+from narrowcast.masking import PLAIN_CHAT, RowLimits, special_count
 from narrowcast.prompts import Message
 
 _BAD_REQUEST = 400
 _TIMEOUT_S = 30.0
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What a row of a training has to keep to."""
-
-    stop_ids: frozenset[int]
-    """Of the tokens that end a turn."""
-    max_length: int
 
 
 class BaseTokenizer:
@@ -34,14 +25,23 @@ class BaseTokenizer:
         self._base = base
         self._url = url.rstrip("/")
 
-    async def limits(self, max_length: int) -> Limits:
-        """Return what the base makes of a training's ``max_length``."""
+    async def limits(self, max_length: int) -> RowLimits:
+        """Return what the base and a training's ``max_length`` set.
+
+        Raises:
+            InvalidInput: ``chat_template_mismatch``, the template refuses a chat such as ours.
+        """
         health = await self._ask("GET", "/narrowcast/health")
         try:
-            stops, context = frozenset(map(int, health["stop_token_ids"])), health["context_length"]
-            return Limits(stops, max_length if context is None else min(max_length, int(context)))
+            stops, specials = (
+                frozenset(map(int, health[name])) for name in ("stop_token_ids", "special_token_ids")
+            )
+            context = health["context_length"]
+            longest = max_length if context is None else min(max_length, int(context))
         except (KeyError, TypeError, ValueError):
             raise self._failed() from None
+        plain = await self.chat(PLAIN_CHAT, prompt=False)
+        return RowLimits(longest, stops, specials, special_count(plain, specials))
 
     async def chat(self, messages: Sequence[Message], *, prompt: bool) -> list[int]:
         """Return a chat as token ids, as the base's template has it.

@@ -7,6 +7,7 @@ user's calls, and the forbidden ones, against a server that enforces the documen
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from narrowcast.adapters import ADAPTERS
 from narrowcast.settings import StorageSettings
 
 Verb = Literal["read", "write", "delete", "list"]
@@ -38,7 +39,7 @@ USERS: dict[str, tuple[Grant, ...]] = {
         Grant("data", ("write", "delete"), "datasets/"),
         Grant("models", ("read", "list")),
         # Hands out adapters and exports and deletes them; it cannot put anything in their place.
-        Grant("models", ("delete",), "adapters/"),
+        Grant("models", ("delete",), ADAPTERS),
         Grant("models", ("delete",), "exports/"),
     ),
     "worker": (
@@ -53,7 +54,7 @@ USERS: dict[str, tuple[Grant, ...]] = {
         Grant("models", ("read", "write", "delete", "list")),
     ),
     # Listing is what makes a strict server say that an object is missing, not that it is refused.
-    "inference": (Grant("models", ("read", "list"), "adapters/"),),
+    "inference": (Grant("models", ("read", "list"), ADAPTERS),),
 }
 """By access key."""
 

@@ -1,6 +1,7 @@
 """The card for people: a model card in Markdown, with the front matter of Hugging Face's hub.
 
-No licence is named: that of the base binds the adapter too, and the data are the site's.
+No licence is named: that of the base binds the adapter too, and the data are the site's. Nor is a
+language: nobody has said which one the rows are in.
 """
 
 import json
@@ -55,7 +56,6 @@ def _front_matter(card: TrainingCard) -> str:
         "library_name": "peft",
         "base_model": card.configuration.base_model,
         "pipeline_tag": "text-generation",
-        "language": ["ru"],
         "tags": tags,
     }
     # JSON is YAML; a base model's name may be anything that a folder may be called.
