@@ -23,6 +23,7 @@ def test_an_adapter_that_works_and_can_be_served(run: Run, engine: str, quantiza
     config = json.loads((adapter / ADAPTER_CONFIG).read_text())
     check_servable(config, 16)
     check_weights(adapter / ADAPTER_WEIGHTS)
+    assert isinstance(config["target_modules"], list)
     assert {name.rpartition(".")[2] for name in config["target_modules"]} == set(LINEAR_KINDS)
     metrics = done["metrics"]
     assert metrics["steps"] == 16

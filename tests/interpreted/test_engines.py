@@ -1,11 +1,13 @@
 """unsloth's and TRL's CUDA code, of the very versions in the image, gives what plain PEFT gives on a CPU."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from narrowcast.adapters import ADAPTER_WEIGHTS
+from narrowcast.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from narrowcast.training import LINEAR_KINDS
 
 from .conftest import AMPERE, TURING, Run
 
@@ -42,6 +44,8 @@ def test_unsloth_trains_as_peft_does(run: Run, quantization: str) -> None:
     (peft,) = run("peft", None, "peft", **order)
     assert unsloth["engine"] == "unsloth"
     assert unsloth["metrics"]["micro_batch"] == 2
+    config = json.loads((Path(unsloth["adapter"]) / ADAPTER_CONFIG).read_text())
+    assert set(config["target_modules"]) == set(LINEAR_KINDS)
     _same(unsloth, peft, 1e-3)
 
 

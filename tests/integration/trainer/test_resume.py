@@ -11,7 +11,9 @@ from .trainings import assert_same_weights, events_of, stopped, train, weights_o
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_stopped_and_resumed_is_bit_for_bit_the_same(models_dir: Path, tmp_path: Path) -> None:
+def test_stopped_and_resumed_is_bit_for_bit_the_same(
+    models_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     whole = train(models_dir, tmp_path / "whole")
     assert whole.metrics["steps"] == 8
 
@@ -19,6 +21,8 @@ def test_stopped_and_resumed_is_bit_for_bit_the_same(models_dir: Path, tmp_path:
     # Stopping costs no validation.
     assert not [event for event in events_of(tmp_path / "first", Measured) if event.metrics.valid_loss]
 
+    # Each rank would load it to the first GPU.
+    monkeypatch.setattr("peft.peft_model.infer_device", lambda: pytest.fail("loaded to any device"))
     resumed = train(models_dir, tmp_path / "rest", resume=checkpoint)
     assert resumed.metrics["seconds"] > checkpoint.seconds
     assert not checkpoint.folder.exists(), "the disk is to hold one checkpoint, not two"

@@ -1,5 +1,6 @@
 """Precision and quantisation follow the hardware, which is asked in one place."""
 
+import logging
 import sys
 
 import pytest
@@ -77,3 +78,11 @@ def test_unsloth_is_chosen_where_it_can_run(
             engine_name("unsloth")
         assert refused.value.code == "engine_unavailable"
         assert ("no CUDA device" if installed else "no unsloth installed") in refused.value.message
+
+
+def test_a_training_in_int8_does_not_warn_of_each_product() -> None:
+    from bitsandbytes.autograd._functions import logger
+
+    logger.setLevel(logging.NOTSET)
+    quantization("int8", Capability(cuda=(8, 0), cpu_bf16=False))
+    assert not logger.isEnabledFor(logging.WARNING)

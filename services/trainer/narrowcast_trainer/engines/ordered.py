@@ -57,6 +57,16 @@ class OrderedTrainer(Trainer):
             self._step_tokens.zero_()
         return loss
 
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        """Load a checkpoint's adapter, by way of the host's memory."""
+        if self.is_fsdp_enabled:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            return
+        # Trainer lets PEFT load all of it to "cuda": every rank to the first GPU, in float32, where the
+        # memory stays reserved. A training that fitted might not once it was paused.
+        adapted: Any = self.model
+        adapted.load_adapter(resume_from_checkpoint, "default", is_trainable=True, torch_device="cpu")
+
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Write a checkpoint's adapter; of a sharded one, the whole of it, from all ranks' parts."""
         if not self.is_fsdp_enabled:

@@ -1,5 +1,6 @@
 """In what numbers to train: what the hardware computes natively, and how the frozen base is stored."""
 
+import logging
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -81,6 +82,8 @@ def quantization(asked: QuantizationName, node: Capability, parallelism: Paralle
             import bitsandbytes  # noqa: F401
         except Exception as error:  # it raises what it likes where its native library does not load
             raise _no_bitsandbytes(chosen) from error
+        # For each product of an int8 layer, some 450 a micro-batch of an 8B base, it warns that bf16 is cast.
+        logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
     return chosen
 
 

@@ -108,5 +108,8 @@ def _model(task: TrainingTask, precision: Precision, stored: Quantization) -> An
         use_gradient_checkpointing="unsloth",
         random_state=hyper.seed,
     )
+    # What it trains by a newer class of its own, int8 and some architectures, it names by a long regular
+    # expression, which is then what adapter_config.json and the card say was trained.
+    model.peft_config["default"].target_modules = set(modules)
     FastLanguageModel.for_training(model)
     return model
