@@ -1,6 +1,7 @@
 """vLLM's command line and environment, from our settings."""
 
 import json
+import os
 
 from narrowcast.prompts import CHAT_TEMPLATE_KWARGS
 from narrowcast_inference.settings import InferenceSection
@@ -15,6 +16,10 @@ _GENERATION = {
 }
 """Over the base's own ``generation_config.json``. Its penalties (Qwen2.5: 1.05) count the prompt's words too,
 and a report repeats its impression's; nor is it for a base to say how long a report may be."""
+_ALLOCATOR_SETTINGS = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
+_PLAIN_PINNED_MEMORY = "pinned_max_cached_size_mb:16"
+"""For the sleep. vLLM pins host memory for each piece of the model; PyTorch would round pieces up to powers
+of two, 27 GiB for the 15 of a Qwen2.5-7B, and keep them once the model is awake. Larger ones not so."""
 MIDDLEWARE = "narrowcast_inference.status.AdapterStatusMiddleware"
 GPU_MIDDLEWARE = "narrowcast_inference.gpu_sharing.GpuSharingMiddleware"
 
@@ -22,7 +27,10 @@ GPU_MIDDLEWARE = "narrowcast_inference.gpu_sharing.GpuSharingMiddleware"
 def vllm_environment(section: InferenceSection, logging_config: str) -> dict[str, str]:
     """Return the variables that must be set before vllm is imported."""
     context = section.context_length
-    return {
+    environment = {
+        # As the trainer counts, and NVML. CUDA's own order, the fastest first, would let card 0 be another
+        # card here than there, and vLLM look up one card's capability and compute on another.
+        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
         # vLLM asks resolvers only if adapters may change at run time.
         "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",
         "VLLM_PLUGINS": PLUGIN,
@@ -36,8 +44,12 @@ def vllm_environment(section: InferenceSection, logging_config: str) -> dict[str
         "NARROWCAST_INFERENCE__ACCEPTED_FINGERPRINTS": json.dumps(section.accepted_fingerprints),
         "NARROWCAST_INFERENCE__STOP_TOKEN_IDS": json.dumps(section.stop_token_ids),
         "NARROWCAST_INFERENCE__SPECIAL_TOKEN_IDS": json.dumps(section.special_token_ids),
-        **({"NARROWCAST_INFERENCE__CONTEXT_LENGTH": str(context)} if context is not None else {}),
     }
+    if context is not None:
+        environment["NARROWCAST_INFERENCE__CONTEXT_LENGTH"] = str(context)
+    if section.gpu_sharing and not any(name in os.environ for name in _ALLOCATOR_SETTINGS):
+        environment["PYTORCH_ALLOC_CONF"] = _PLAIN_PINNED_MEMORY
+    return environment
 
 
 def cpu_environment(section: InferenceSection) -> dict[str, str]:

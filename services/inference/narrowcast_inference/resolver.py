@@ -7,6 +7,7 @@ from vllm.lora.resolver import LoRAResolver
 
 from narrowcast import logs
 from narrowcast.errors import NarrowcastError
+from narrowcast_inference.gpu_lease import GpuLease, Phase, busy_training, lease_from_environment
 from narrowcast_inference.service import AdapterService, outcome, service_from_environment
 
 _OVERWRITTEN_BY_VLLM = 1
@@ -22,13 +23,22 @@ class AdapterResolver(LoRAResolver):
     into a response header.
     """
 
-    def __init__(self, service: Callable[[], AdapterService] = service_from_environment) -> None:
+    def __init__(
+        self,
+        service: Callable[[], AdapterService] = service_from_environment,
+        lease: Callable[[], GpuLease] = lease_from_environment,
+    ) -> None:
         self._service = service
+        self._lease = lease
 
     async def resolve_lora(self, base_model_name: str, lora_name: str) -> LoRARequest | None:
         """Return what vLLM loads, or None."""
         try:
             folder = await self._service().locate(lora_name)
+            # vLLM would write it into slots that are not there while the engine sleeps, and not survive it.
+            # Requests are refused before, all but those for tokens and those that were cut off.
+            if self._lease().phase in {Phase.ASLEEP, Phase.WAKING}:
+                raise busy_training()
         except NarrowcastError as error:
             if (current := outcome.get()) is not None:
                 current.error = error

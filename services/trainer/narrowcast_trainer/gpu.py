@@ -24,6 +24,9 @@ _RENEWALS_PER_TTL: Final = 3
 _REQUEST_S: Final = 5.0
 _RELEASE_TRIES: Final = 3
 """After that the lease runs out by itself."""
+_ENDED_S: Final = 15.0
+"""Nothing of a server for so long, when it was to sleep, means that it has ended: it only pauses for less."""
+_MOST_ENDS: Final = 2
 _OK, _NOT_YET, _HELD, _SERVER_FAULT = 200, 202, 409, 500
 
 _log = logs.get(__name__)
@@ -136,7 +139,8 @@ def gpu_to_ourselves(
 
     Raises:
         Cancelled, Interrupted, LeaseLost: the job must stop, while it waits.
-        Unavailable: the training ran out of memory, and a server may have been the reason.
+        Unavailable: ``gpu_not_freed``, a server ends rather than sleep; or ``gpu_disturbed``, the training
+            ran out of memory, and a server may have been the reason.
     """
     holder = f"{running.job.id}.{running.job.attempt}"
     # Sorted: two trainers that take the same servers in different orders would wait for each other.
@@ -180,12 +184,25 @@ class _Waiting:
         """Wait until the server sleeps; return False if it does not answer for too long.
 
         A server that starts takes the GPU before it answers, so one is not taken for absent at once.
+
+        Raises:
+            Unavailable: ``gpu_not_freed``, it ends instead of falling asleep, again and again.
         """
         answered_at = time.monotonic()
+        falling_asleep, ends = False, 0
         while (answer := lease.hold()) is not Answer.ASLEEP:
             if answer is not Answer.ABSENT:
-                answered_at = time.monotonic()
-            elif time.monotonic() - answered_at >= self._patience_s:
+                answered_at, falling_asleep = time.monotonic(), answer is Answer.NOT_YET
+            silent_s = time.monotonic() - answered_at
+            if falling_asleep and silent_s >= _ENDED_S:
+                falling_asleep, ends = False, ends + 1
+            if ends >= _MOST_ENDS:
+                raise Unavailable(
+                    "the inference server ends each time it is to sleep for this job; it needs room in the"
+                    " host's memory for its weights, its log says more",
+                    code="gpu_not_freed",
+                )
+            if silent_s >= self._patience_s:
                 _log.warning("gpu_server_absent", server=lease.url, after_s=self._patience_s)
                 self._say("an inference server does not answer; training starts all the same")
                 return False

@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
@@ -17,6 +18,12 @@ _log = logs.get(__name__)
 _MIB: Final = 1024**2
 _QUERY_S: Final = 20.0
 """A GPU that has not been used takes seconds to answer."""
+_PYTORCH_S: Final = 120.0
+_ASK_PYTORCH: Final = """
+import json, torch
+seen = torch.cuda.is_available() and torch.cuda.get_device_properties(0)
+print(json.dumps({"name": seen.name, "memory": seen.total_memory} if seen else None))
+"""
 _CGROUP_LIMIT: Final = Path("/sys/fs/cgroup/memory.max")
 _CPUINFO: Final = Path("/proc/cpuinfo")
 _BF16_FLAGS: Final = {"avx512_bf16", "amx_bf16"}
@@ -62,7 +69,10 @@ def cpu_facts(settings: TrainingSettings) -> NodeFacts:
 
 
 def first_gpu() -> tuple[str, int] | None:
-    """Return name and memory in bytes of the GPU that a training would use, or None."""
+    """Return name and memory in bytes of the GPU that a training would use, or None.
+
+    A part of a GPU (MIG) has no number that nvidia-smi would give here: PyTorch is asked then.
+    """
     command = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader,nounits"]
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:  # which nvidia-smi does not heed by itself
@@ -71,7 +81,24 @@ def first_gpu() -> tuple[str, int] | None:
         answer = subprocess.run(command, capture_output=True, text=True, check=True, timeout=_QUERY_S).stdout
         name, memory = answer.splitlines()[0].rsplit(",", 1)
         return name.strip(), int(memory) * _MIB
+    except FileNotFoundError:
+        return None  # no driver
     except (OSError, subprocess.SubprocessError, IndexError, ValueError):
+        return _gpu_that_pytorch_sees()
+
+
+def _gpu_that_pytorch_sees() -> tuple[str, int] | None:
+    """Ask in a process apart, which has let go of the GPU when it ends."""
+    environment = os.environ | {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+    command = [sys.executable, "-c", _ASK_PYTORCH]
+    try:
+        answer = subprocess.run(
+            command, capture_output=True, text=True, check=True, timeout=_PYTORCH_S, env=environment
+        ).stdout
+        found = json.loads(answer)
+        return None if found is None else (str(found["name"]), int(found["memory"]))
+    except (OSError, subprocess.SubprocessError, ValueError) as error:
+        _log.warning("gpu_not_read", exc_info=error)
         return None
 
 

@@ -48,7 +48,7 @@ class TrainingSettings(BaseModel):
     """Inference servers with ``gpu_sharing`` on this trainer's GPU: they sleep while a job trains."""
     gpu_lease_ttl_s: float = Field(30.0, gt=0, le=600)
     """A server that does not hear from its trainer for this long wakes up."""
-    gpu_lease_patience_s: float = Field(300.0, ge=0)
+    gpu_lease_patience_s: float = Field(900.0, ge=0)
     """A server that does not answer for this long before a job is down, not starting: the job goes on."""
     llama_cpp_dir: Path = Path(".local/llama.cpp")
     """Its converters and ``bin/llama-quantize``, for exports; ``make llama.cpp`` puts them there."""

@@ -119,6 +119,21 @@ def test_it_sleeps_stays_healthy_and_answers_as_before(server: Server) -> None:
     assert {model: server.answer(model) for model in (BASE, ADAPTER)} == before
 
 
+def test_no_adapter_is_loaded_into_a_sleeping_engine(server: Server, publish_adapter: Publish) -> None:
+    """Counting tokens needs no engine, but would load the model that it names."""
+    late = "clinic/late-adapter"
+    publish_adapter(*late.split("/"), seed=6)
+    server.fall_asleep("job.late")
+    asked = {"model": late, "messages": [{"role": "user", "content": "a"}]}
+    refused = server.http.post("/tokenize", json=asked)
+    assert (refused.status_code, refused.headers["x-narrowcast-error-code"]) == (404, "gpu_busy_training")
+    assert server.http.post("/tokenize", json=asked | {"model": BASE}).status_code == 200
+    server.release("job.late")
+    server.until(lambda: server.phase() == "serving")
+    assert server.http.post("/tokenize", json=asked).status_code == 200
+    assert server.answer(late)
+
+
 def test_requests_in_flight_end_or_are_cut_off_and_never_truncated(server: Server) -> None:
     with ThreadPoolExecutor(3) as pool:
         short = pool.submit(server.ask, ADAPTER, 8)

@@ -173,7 +173,7 @@ def test_sharing_a_gpu_is_set_on_both_sides() -> None:
         trainer, inference = _env_file(mode, "trainer"), _env_file(mode, "inference")
         leases = "NARROWCAST_TRAINER__GPU_LEASE_URLS" in trainer
         assert leases == (inference.get("NARROWCAST_INFERENCE__GPU_SHARING") == "true") == (mode == "sleep")
-        same_card = _default(trainer["CUDA_VISIBLE_DEVICES"]) == inference["CUDA_VISIBLE_DEVICES"]
+        same_card = _default(trainer["CUDA_VISIBLE_DEVICES"]) == _default(inference["CUDA_VISIBLE_DEVICES"])
         assert same_card == (mode != "separate")
 
 

@@ -96,3 +96,22 @@ def test_environment_of_vllm(tmp_path: Path) -> None:
     assert environment["VLLM_PLUGINS"] == "narrowcast_s3_resolver"
     assert environment["VLLM_NO_USAGE_STATS"] == "1"
     assert cpu_environment(section(tmp_path, cpu={"threads": 3}))["OMP_NUM_THREADS"] == "3"
+
+
+def test_cards_are_counted_as_the_trainer_counts_them(tmp_path: Path) -> None:
+    assert vllm_environment(section(tmp_path), "logging.json")["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
+
+
+def test_what_sleeps_pins_no_more_than_its_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyTorch itself takes the setting: a name that it does not know it refuses."""
+    import torch
+
+    monkeypatch.delenv("PYTORCH_ALLOC_CONF", raising=False)
+    assert "PYTORCH_ALLOC_CONF" not in vllm_environment(section(tmp_path), "logging.json")
+    sharing = section(tmp_path, gpu_sharing=True)
+    given = vllm_environment(sharing, "logging.json")["PYTORCH_ALLOC_CONF"]
+    before = torch._C._accelerator_getAllocatorSettings()
+    torch._C._accelerator_setAllocatorSettings(given)
+    torch._C._accelerator_setAllocatorSettings(before)
+    monkeypatch.setenv("PYTORCH_CUDA_ALLOC_CONF", "max_split_size_mb:64")
+    assert "PYTORCH_ALLOC_CONF" not in vllm_environment(sharing, "logging.json"), "the site's own goes first"

@@ -178,6 +178,27 @@ def test_a_gpu_is_what_nvidia_smi_says(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,0")
     assert first_gpu() == ("Tesla T4", 15360 * 1024**2)
     program.write_text("#!/bin/sh\necho 'No devices were found'\nexit 6\n")
+    assert first_gpu() is None  # PyTorch, asked then, sees none here either
+
+
+@pytest.mark.parametrize("number", ["[Insufficient Permissions]", "[N/A]"])
+def test_a_part_of_a_gpu_is_what_pytorch_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: str
+) -> None:
+    """MIG. There is none here: what PyTorch answers there is made up."""
+    program = tmp_path / "nvidia-smi"
+    program.write_text(f"#!/bin/sh\necho 'NVIDIA A100-SXM4-80GB, {number}'\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    (tmp_path / "torch.py").write_text(
+        "from types import SimpleNamespace as N\n"
+        "cuda = N(is_available=lambda: True, get_device_properties=lambda _: N("
+        "name='NVIDIA A100-SXM4-80GB MIG 2g.20gb', total_memory=20 * 1024**3))\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    assert first_gpu() == ("NVIDIA A100-SXM4-80GB MIG 2g.20gb", 20 * GIB)
+    assert node_facts(TrainingSettings()).device == "cuda"
+    (tmp_path / "torch.py").write_text("raise OSError")
     assert first_gpu() is None
 
 

@@ -77,6 +77,7 @@ def inference() -> Iterator[Inference]:
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu, "_POLL_S", 0.05)
+    monkeypatch.setattr(gpu, "_ENDED_S", 0.5)
 
 
 @pytest.fixture
@@ -192,6 +193,35 @@ def test_a_server_that_is_down_holds_up_nobody_and_is_caught_when_it_comes(runni
         late.until_asked(1)
     assert late.asked[-1] == "DELETE ftjob-1.2"
     late.close()
+
+
+def test_a_server_that_ends_instead_of_falling_asleep_is_not_asked_for_ever(running: RunningJob) -> None:
+    """Its host lacks the memory: it is started again, asked, and ends again."""
+    servers: list[Inference] = []
+    starts = 0
+
+    def watch() -> None:
+        nonlocal starts
+        if servers and servers[-1].asked:
+            servers.pop().close()
+            starts = 0
+        elif not servers and (starts := starts + 1) > 15:
+            servers.append(Inference(port))
+            servers[-1].answers = [202]
+
+    port = free_port()
+    with pytest.raises(Unavailable) as gone, gpu_to_ourselves(running, settings(port), watch):
+        pytest.fail("trained beside a server that has the GPU")
+    assert gone.value.code == "gpu_not_freed"
+
+
+def test_a_server_that_only_pauses_has_not_ended(
+    running: RunningJob, inference: Inference, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gpu, "_ENDED_S", 30.0)
+    inference.answers = [*[202, 500] * 4, 200]
+    with gpu_to_ourselves(running, settings(inference.server_port), beat):
+        assert inference.asked == ["PUT ftjob-1.2"] * 9
 
 
 def test_servers_are_held_while_another_is_waited_for(running: RunningJob, inference: Inference) -> None:
