@@ -75,7 +75,7 @@ def create_http_client(settings: GatewaySettings) -> httpx.AsyncClient:
 def create_services(settings: GatewaySettings, connections: Connections, http: httpx.AsyncClient) -> Services:
     """Wire everything; nothing is sent yet."""
     adapters = Adapters(connections, settings.servers)
-    datasets = Datasets(connections.storage.data)
+    datasets = Datasets(connections.storage.data, connections.jobs)
     training = Training(connections.jobs, datasets, connections.storage.models, settings.servers)
     return Services(
         connections=connections,

@@ -143,6 +143,23 @@ def test_a_file_is_not_deleted_as_a_dataset(gateway: Any, error: Error) -> None:
     assert gateway.http.get(f"/v1/files/{file_id}/content").status_code == 200
 
 
+@pytest.mark.parametrize("named", ["training_file", "validation_file"])
+def test_a_file_that_a_job_reads_stays_until_the_job_has_ended(
+    gateway: Any, error: Error, named: str
+) -> None:
+    """A paused job could neither go on without it nor keep what it has trained."""
+    upload = {"files": {"file": ("rows.jsonl", json.dumps(ROW))}, "data": {"purpose": "fine-tune"}}
+    files = [gateway.http.post("/v1/files", **upload).json()["id"] for _ in range(2)]
+    order = {"model": "smollm2-135m-instruct", "training_file": files[0], "validation_file": files[1]}
+    job_id = gateway.http.post("/v1/fine_tuning/jobs", json=order).json()["id"]
+    assert gateway.http.post(f"/v1/fine_tuning/jobs/{job_id}/pause").json()["status"] == "paused"
+    refused = error(gateway.http.delete(f"/v1/files/{order[named]}"), 409, "dataset_in_use")
+    assert job_id in refused["message"]
+    assert gateway.http.get(f"/v1/files/{order[named]}/content").status_code == 200
+    assert gateway.http.post(f"/v1/fine_tuning/jobs/{job_id}/cancel").status_code == 200
+    assert gateway.http.delete(f"/v1/files/{order[named]}").json()["deleted"] is True
+
+
 def test_files_are_listed_in_pages_and_in_either_order(gateway: Any, error: Error) -> None:
     line = json.dumps({"instruction": "a", "input": "b", "output": "c"})
     upload = {"files": {"file": ("rows.jsonl", line)}, "data": {"purpose": "fine-tune"}}

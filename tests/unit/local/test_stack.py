@@ -1,11 +1,12 @@
 """The local stack's configuration."""
 
 import configparser
+import fcntl
 from pathlib import Path
 
 import pytest
 
-from narrowcast_local.stack import LocalStack, servers
+from narrowcast_local.stack import LocalStack, StackFailed, servers
 from narrowcast_local.stack.programs import Program, supervisor_config
 
 
@@ -35,3 +36,23 @@ def test_no_process_gets_a_default_secret(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setenv("NARROWCAST_ENVIRONMENT", "production")
     settings = GatewaySettings()
     assert str(settings.servers.bases[stack.base_model]).startswith("http://127.0.0.1:")
+
+
+def test_a_second_stack_does_not_take_the_data_of_one_that_runs(tmp_path: Path) -> None:
+    folder = tmp_path / "demo"
+    lock = folder.with_name("demo.lock").open("w")
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    folder.mkdir()
+    (folder / "data").write_text("of the first")
+    with pytest.raises(StackFailed, match="already"), LocalStack(folder, models=tmp_path):
+        pytest.fail("two stacks in one folder")
+    assert (folder / "data").read_text() == "of the first"
+    lock.close()
+
+
+def test_stores_go_down_after_those_who_write_to_them(tmp_path: Path) -> None:
+    stack = LocalStack(tmp_path / "stack", models=tmp_path)
+    config = configparser.RawConfigParser()
+    config.read_string(supervisor_config(tmp_path, stack._programs()))
+    order = {name: config[f"program:{name}"]["priority"] for name in ("valkey", "s3", "trainer", "worker")}
+    assert order == {"valkey": "1", "s3": "1", "trainer": "2", "worker": "2"}

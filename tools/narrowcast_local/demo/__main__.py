@@ -31,6 +31,11 @@ def main() -> int:
     show, report = Show(options.picture), DemoReport()
     stack = LocalStack(options.folder.resolve(), models=options.models.resolve())
     try:
+        stack.claim()
+    except StackFailed as error:
+        show.say(f"[bold red]Not started:[/] {error}")
+        return 1  # the report that lies here is the other's
+    try:
         Story(stack, show, report).tell()
         report.ok = True
     except (StackFailed, httpx.HTTPError, OSError) as error:

@@ -1,6 +1,7 @@
 """Starts, watches and stops the processes, with supervisord doing the supervising."""
 
 import ctypes
+import fcntl
 import os
 import secrets
 import shutil
@@ -10,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TextIO
 from xmlrpc.client import Fault, ServerProxy
 
 import httpx
@@ -48,6 +49,7 @@ class LocalStack:
         self._models = models
         self._extra = environment or {}
         self._supervisor: subprocess.Popen[bytes] | None = None
+        self._lock: TextIO | None = None
         self._redis_port, self._s3_port = servers.free_port(), servers.free_port()
         self.inference_port = servers.free_port()
         self.gateway_port = int(os.environ.get("NARROWCAST_HTTP__PORT") or servers.free_port())
@@ -88,7 +90,9 @@ class LocalStack:
         }
         return [
             Program(
-                "valkey", servers.valkey(self.folder / "valkey", self._redis_port, self._password).command
+                "valkey",
+                servers.valkey(self.folder / "valkey", self._redis_port, self._password).command,
+                store=True,
             ),
             Program(
                 "s3",
@@ -105,12 +109,22 @@ class LocalStack:
 
     # -- life ----------------------------------------------------------------------------
 
+    def claim(self) -> None:
+        """Take the folder for this stack, until it is stopped.
+
+        Raises:
+            StackFailed: another stack runs there.
+        """
+        if self._lock is None:
+            self._lock = _locked(self.folder)
+
     def start(self) -> None:
         """Start everything; return when the stores answer (the rest comes up by itself).
 
         Raises:
-            StackFailed: a store did not come up.
+            StackFailed: a store did not come up, or another stack runs in this folder.
         """
+        self.claim()
         if self.folder.exists():
             shutil.rmtree(self.folder)
         self.logs.mkdir(parents=True)
@@ -140,14 +154,16 @@ class LocalStack:
     def stop(self) -> None:
         """Stop everything that was started."""
         supervisor, self._supervisor = self._supervisor, None
-        if supervisor is None or supervisor.poll() is not None:
-            return
-        supervisor.send_signal(signal.SIGTERM)
-        try:
-            supervisor.wait(_STOP_S)
-        except subprocess.TimeoutExpired:
-            supervisor.kill()
-            supervisor.wait()
+        if supervisor is not None and supervisor.poll() is None:
+            supervisor.send_signal(signal.SIGTERM)
+            try:
+                supervisor.wait(_STOP_S)
+            except subprocess.TimeoutExpired:
+                supervisor.kill()
+                supervisor.wait()
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
 
     def __enter__(self) -> Self:
         """Start."""
@@ -236,6 +252,18 @@ class LocalStack:
                 {"endpoint": f"127.0.0.1:{self._s3_port}", "secret_key": self._s3_secret}
             )
         )
+
+
+def _locked(folder: Path) -> TextIO:
+    """Return the lock of a stack's folder, beside it, held until it is closed or this process ends."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    lock = folder.with_name(f"{folder.name}.lock").open("w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.close()
+        raise StackFailed(f"a stack runs in {folder} already; end it first (Ctrl-C where it runs)") from None
+    return lock
 
 
 def _answers(url: str) -> bool:

@@ -55,7 +55,7 @@ def get_dataset_content(
 
 @router.delete("/{dataset_id}")
 def delete_dataset(dataset_id: str, services: ServicesDep, tenant: TenantDep) -> Deleted:
-    """Delete a dataset; jobs that are about to read it will fail."""
+    """Delete a dataset that no unfinished job reads."""
     if not ids.is_object_id(dataset_id, DATASET):
         # An uploaded file can be read here as the dataset that it is, with its original beside it, which
         # nobody who deletes "a dataset" has in mind.

@@ -3,18 +3,22 @@
 from narrowcast import ids
 from narrowcast.artifacts import discard, publish, read_file, read_manifest
 from narrowcast.datasets import DatasetManifest, Row, SplitName, dataset_prefix, from_jsonl, split_file
-from narrowcast.errors import NotFound
+from narrowcast.errors import Conflict, NotFound
+from narrowcast.jobs.store import JobStore
 from narrowcast.storage import Bucket
 
 DATASET = "dataset"
 FILE = "file"
+_NAMED_IN = ("dataset", "validation_dataset")
+"""Fields of trainings' and evaluations' specs."""
 
 
 class Datasets:
     """Reads, lists, writes and deletes datasets of one tenant at a time."""
 
-    def __init__(self, bucket: Bucket) -> None:
+    def __init__(self, bucket: Bucket, jobs: JobStore) -> None:
         self._bucket = bucket
+        self._jobs = jobs
 
     def write(self, manifest: DatasetManifest, files: dict[str, bytes]) -> DatasetManifest:
         """Publish a dataset."""
@@ -60,6 +64,13 @@ class Datasets:
 
         Raises:
             NotFound: the tenant has no such dataset.
+            Conflict: ``dataset_in_use``, a job that has not ended names it. One that has trained for hours
+                could neither go on nor keep its checkpoint.
         """
         self.get(tenant, dataset_id)
+        for job in self._jobs.active():
+            if job.tenant == tenant and dataset_id in {job.spec.get(name) for name in _NAMED_IN}:
+                raise Conflict(
+                    f"job {job.id}, which reads it, has not ended; cancel it first", code="dataset_in_use"
+                )
         discard(self._bucket, dataset_prefix(tenant, dataset_id))

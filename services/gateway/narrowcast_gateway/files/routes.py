@@ -106,7 +106,7 @@ def get_file_content(file_id: str, services: ServicesDep, tenant: TenantDep) -> 
 
 @router.delete("/{file_id}")
 def delete_file(file_id: str, services: ServicesDep, tenant: TenantDep) -> Deleted:
-    """Delete an uploaded file. A training's result goes with the model that the training made."""
+    """Delete an uploaded file that no unfinished job reads. A training's result goes with its model."""
     try:
         services.files.delete(tenant, file_id)
     except NotFound:

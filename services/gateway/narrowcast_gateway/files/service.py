@@ -63,6 +63,7 @@ class Files:
 
         Raises:
             NotFound: the tenant has no such file.
+            Conflict: ``dataset_in_use``, a job that has not ended names it.
         """
         self.get(tenant, file_id)
         self._datasets.delete(tenant, file_id)
