@@ -4,7 +4,7 @@ from typing import Any, Final
 
 import redis
 
-from narrowcast.adapters import serving_name
+from narrowcast.adapters import parse_serving_name, serving_name
 
 
 class DeletedAdapters:
@@ -24,6 +24,11 @@ class DeletedAdapters:
     def add(self, tenant: str, adapter_id: str) -> None:
         """Nobody is to use this one any more."""
         self._redis.sadd(self._KEY, serving_name(tenant, adapter_id))
+
+    def of_tenant(self, tenant: str) -> set[str]:
+        """Return the ids of a tenant's deleted adapters."""
+        names = (parse_serving_name(name) for name in self._redis.sscan_iter(self._KEY, f"{tenant}/*"))
+        return {name[1] for name in names if name is not None and name[0] == tenant}
 
     def has(self, tenant: str, adapter_id: str) -> bool:
         """Whether it is deleted."""

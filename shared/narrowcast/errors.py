@@ -74,6 +74,10 @@ class Unavailable(NarrowcastError):
     code = "unavailable"
 
 
+class Outage(Unavailable):
+    """What is needed does not answer at all: nothing is said of the request, and time alone helps."""
+
+
 class DocumentRejected(InvalidInput):
     """One document of a corpus gives no dataset row; ``code`` says why."""
 

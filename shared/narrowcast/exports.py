@@ -1,13 +1,14 @@
 """Exports: adapters in forms that other programs run. How one is asked for, and where it lies."""
 
+import re
 from typing import Annotated, Literal, Self
 
 from pydantic import (
     AfterValidator,
     BaseModel,
     ConfigDict,
-    StringConstraints,
     ValidationInfo,
+    WithJsonSchema,
     field_validator,
     model_validator,
 )
@@ -27,13 +28,22 @@ _REPOSITORY = (
 
 
 def _taken_by_the_hub(repository: str) -> str:
-    # The pattern cannot say so: its engine looks neither ahead nor back.
+    if not re.fullmatch(_REPOSITORY, repository):
+        raise ValueError(
+            "owner/name, each of up to 96 letters, digits, dots, dashes and underscores, with no dot or dash"
+            " at either end"
+        )
+    # The pattern cannot say so: in JSON Schema it must do without looking ahead or back.
     if "--" in repository or ".." in repository or repository.endswith(".git"):
         raise ValueError("the hub takes no name with -- or .. in it or .git at its end")
     return repository
 
 
-RepositoryName = Annotated[str, StringConstraints(pattern=_REPOSITORY), AfterValidator(_taken_by_the_hub)]
+RepositoryName = Annotated[
+    str,
+    AfterValidator(_taken_by_the_hub),
+    WithJsonSchema({"type": "string", "pattern": _REPOSITORY}),
+]
 
 
 class HubDestination(BaseModel):

@@ -71,6 +71,9 @@ class JobSettings(BaseModel):
     reap_every_s: float = Field(5.0, gt=0)
     max_attempts: int = Field(3, ge=1)
     """Times a job is started before it fails with ``worker_lost``."""
+    outage_patience_s: float = Field(3600.0, ge=0)
+    """How long an attempt bears that the object store, an inference server or Redis does not answer,
+    before it is used up. 0: not at all."""
     record_ttl_s: int = Field(7 * 24 * 3600, gt=0)
     """A finished record stays in Redis this long after its copy in S3 was written."""
 

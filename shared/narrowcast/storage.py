@@ -1,9 +1,9 @@
 """Objects in any S3 server, through the ``minio`` SDK.
 
 The one place that speaks S3. What it raises is ours: :class:`NotFound` for a missing
-object, :class:`Unavailable` with ``storage_unavailable`` for a server that does not answer or
-fails, with ``storage_full`` for one whose disk is full, with ``storage_refused`` for one that
-refuses the key. A refusal is no error of its own: it passes when a key is rotated or a policy is
+object, :class:`Outage` with ``storage_unavailable`` for a server that does not answer or fails,
+:class:`Unavailable` with ``storage_full`` for one whose disk is full, with ``storage_refused`` for
+one that refuses the key. A refusal is no error of its own: it passes when a key is rotated or a policy is
 written a moment later, and a job whose attempts are used up fails with its code.
 """
 
@@ -19,7 +19,7 @@ from minio import Minio
 from minio.deleteobjects import DeleteObject
 from minio.error import InvalidResponseError, S3Error, ServerError
 
-from narrowcast.errors import NotFound, Unavailable
+from narrowcast.errors import NotFound, Outage, Unavailable
 from narrowcast.settings import StorageSettings
 
 _MISSING = {"NoSuchKey", "NoSuchObject", "NoSuchBucket", "NoSuchVersion"}
@@ -42,7 +42,7 @@ def _our_errors(what: str) -> Iterator[None]:
         # The SDK reads errors of the type application/xml only; rclone's server says text/xml.
         raise _error(what, error_code(str(error)) or "InvalidResponse") from error
     except (urllib3.exceptions.HTTPError, ServerError, OSError) as error:
-        raise Unavailable("the object store does not answer", code="storage_unavailable") from error
+        raise Outage("the object store does not answer", code="storage_unavailable") from error
 
 
 def error_code(answer: str) -> str | None:
@@ -62,7 +62,7 @@ def _error(what: str, reason: str) -> NotFound | Unavailable:
         )
     # All that SeaweedFS and rclone's server say when their disk is full.
     hint = " (look at its log, and at the free space on its disk)" if reason == "InternalError" else ""
-    return Unavailable(f"the object store failed at {what}: {reason}{hint}", code="storage_unavailable")
+    return Outage(f"the object store failed at {what}: {reason}{hint}", code="storage_unavailable")
 
 
 def create_client(settings: StorageSettings) -> Minio:

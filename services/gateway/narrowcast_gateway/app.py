@@ -55,6 +55,9 @@ def create_app(settings: GatewaySettings) -> FastAPI:
         version="0.1.0",
         description=_DESCRIPTION,
         lifespan=lifespan,
+        # A redirect names the scheme that this process sees: behind a proxy with TLS it would have the
+        # caller send the same body once more, unencrypted.
+        redirect_slashes=False,
         # One name per operation in generated clients: the function's.
         generate_unique_id_function=lambda route: route.name,
     )

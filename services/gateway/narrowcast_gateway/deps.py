@@ -8,9 +8,11 @@ from fastapi.dependencies.utils import get_flat_dependant
 from fastapi.params import Form
 from fastapi.routing import APIRoute
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from python_multipart.multipart import parse_options_header
 from starlette.datastructures import ImmutableMultiDict
 
 from narrowcast.errors import InvalidInput, Unauthenticated
+from narrowcast_gateway.middleware import BODY_END
 from narrowcast_gateway.services import Services
 from narrowcast_gateway.training.stream import EventStreams
 
@@ -56,7 +58,8 @@ async def refuse_unknown_parameters(request: Request, _tenant: TenantDep) -> Non
     A filter that is silently ignored would answer with what it was to leave out.
 
     Raises:
-        InvalidInput: ``unknown_parameter``, or ``repeated_parameter``: only one of them would be heeded.
+        InvalidInput: ``unknown_parameter``, or ``repeated_parameter``: only one of them would be heeded; or
+            ``invalid_form``, it is cut off and lacks what came last.
     """
     route = cast(APIRoute, request.scope["route"])
     dependant = get_flat_dependant(route.dependant)
@@ -64,8 +67,16 @@ async def refuse_unknown_parameters(request: Request, _tenant: TenantDep) -> Non
     _refuse_unknown(request.query_params, query, "query parameter")
     if route.body_field is not None and isinstance(route.body_field.field_info, Form):
         # FastAPI has parsed it by now.
+        _refuse_cut_off(request)
         form = {field.alias: field.field_info.annotation for field in dependant.body_params}
         _refuse_unknown(await request.form(), form, "form field")
+
+
+def _refuse_cut_off(request: Request) -> None:
+    _, options = parse_options_header(request.headers.get("content-type"))
+    boundary = options.get(b"boundary")
+    if boundary is not None and b"--" + boundary + b"--" not in request.scope[BODY_END]:
+        raise InvalidInput("the form is cut off: its closing boundary is missing", code="invalid_form")
 
 
 def _refuse_unknown(given: ImmutableMultiDict[str, Any], known: dict[str, Any], kind: str) -> None:

@@ -9,6 +9,8 @@ import redis
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from minio.error import MinioException
+from starlette.datastructures import FormData
 from starlette.exceptions import HTTPException
 
 from narrowcast import errors, logs
@@ -33,9 +35,13 @@ _STATUS: dict[type[errors.NarrowcastError], int] = {
     CallerLeft: 499,  # nginx's: in the log and the metrics alone
     CorruptArtifact: 500,
 }
+_BAD_REQUEST, _NOT_FOUND = 400, 404
 _FIRST_SERVER_ERROR = 500
 _RETRY_AFTER_S = {"gpu_busy_training": 30, "too_many_streams": 10}
 """By code. A training takes longer; OpenAI's clients heed no more than 60."""
+_FORMS: Final = {"multipart/form-data", "application/x-www-form-urlencoded"}
+_AS_A_FILE: Final = "with a file name (curl: -F name=@path, with the @)"
+_LARGE_TEXT: Final = f" A file is sent as one, {_AS_A_FILE}."
 _NAME: Final = re.compile(r"^[A-Za-z0-9_.-]{1,64}\Z")
 _HTTP_CODES: Final = {404: "not_found", 405: "method_not_allowed", 416: "range_not_satisfiable"}
 
@@ -59,6 +65,21 @@ def error_body(status: int, message: str, code: str, param: str | None = None) -
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
 
+def domain_body(error: errors.NarrowcastError) -> dict[str, Any]:
+    """Return OpenAI's error object of a domain error."""
+    return error_body(status_of(error), _message(error), error.code, error.param)
+
+
+def _message(error: errors.NarrowcastError) -> str:
+    # The store's own names the object by its key, which is nothing that a caller has asked for.
+    gone = "what was asked for is not in the object store, or not any more"
+    return gone if _is_the_stores(error) else error.message
+
+
+def _is_the_stores(error: errors.NarrowcastError) -> bool:
+    return isinstance(error, errors.NotFound) and isinstance(error.__cause__, MinioException)
+
+
 def _answer(
     status: int,
     message: str,
@@ -79,16 +100,20 @@ async def _domain_error(_request: Request, error: Exception) -> JSONResponse:
     status = status_of(error)
     if status >= _FIRST_SERVER_ERROR:
         _log.error("request_failed", status=status, exc_info=error)
-    return _answer(status, error.message, error.code, error.param)
+    elif _is_the_stores(error):
+        _log.warning("object_missing", exc_info=error)
+    return _answer(status, _message(error), error.code, error.param)
 
 
-async def _validation_error(_request: Request, error: Exception) -> JSONResponse:
+async def _validation_error(request: Request, error: Exception) -> JSONResponse:
     # The first problem, by its place and kind. Pydantic's own text is safe, its ``input`` is not:
     # it quotes the request.
     assert isinstance(error, RequestValidationError)  # noqa: S101
     first = error.errors()[0]
     if first["type"] == "json_invalid":
-        return _answer(400, "the request body is not valid JSON", "invalid_json")
+        return _invalid_json(request)
+    if wanted := _content_type_wanted(request, error.body):
+        return _answer(400, f"send Content-Type: {wanted}", "wrong_content_type")
     places = list(_places(first, error.body))
     # A key that is no field of ours may be any text, of any length.
     named = list(takewhile(_NAME.match, places))
@@ -97,7 +122,40 @@ async def _validation_error(_request: Request, error: Exception) -> JSONResponse
     if len(named) < len(places):
         where += ": an unknown field"
     message = first["msg"].removeprefix("Value error, ")
+    if message.startswith("Expected UploadFile"):
+        message = f"must be sent as a file, {_AS_A_FILE}"
     return _answer(400, f"{where}: {message}", "invalid_parameter", param or None)
+
+
+def _content_type_wanted(request: Request, body: Any) -> str | None:
+    """Return the type that the request should have said it has; None if it says so."""
+    if isinstance(body, bytes):
+        return "application/json"  # FastAPI reads as JSON only what is said to be some
+    said = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    empty = not said and request.headers.get("content-length", "0") == "0"  # lacks a field, no more
+    if isinstance(body, FormData) and said not in _FORMS and not empty:
+        return "multipart/form-data"
+    return None
+
+
+def _invalid_json(request: Request, why: str = "is not valid JSON") -> JSONResponse:
+    if request.headers.get("content-encoding", "identity").lower() != "identity":
+        why = "is compressed: send it as it is, without Content-Encoding"
+    return _answer(400, f"the request body {why}", "invalid_json")
+
+
+def _unreadable_body(request: Request, error: HTTPException) -> JSONResponse:
+    match error.__cause__:
+        case UnicodeDecodeError():
+            return _invalid_json(request, "is not UTF-8 text")
+        case RecursionError():
+            return _invalid_json(request, "is not valid JSON: it is nested too deeply")
+        case ValueError():
+            return _invalid_json(request)  # a number of thousands of digits
+        case None:  # Starlette's, of a form
+            hint = _LARGE_TEXT if error.detail.startswith("Part exceeded") else ""
+            return _answer(400, f"the form cannot be read: {error.detail}{hint}", "invalid_form")
+    return _answer(400, "the request body cannot be read", "invalid_body")
 
 
 def _places(problem: dict[str, Any], body: Any) -> Iterator[str]:
@@ -123,8 +181,13 @@ async def _http_error(request: Request, error: Exception) -> JSONResponse:
     if isinstance(error.__cause__, errors.NarrowcastError):
         # FastAPI calls whatever went wrong while it read a body an error of parsing.
         return await _domain_error(request, error.__cause__)
+    if error.status_code == _BAD_REQUEST:
+        return _unreadable_body(request, error)
+    message = str(error.detail)
+    if error.status_code == _NOT_FOUND and request.url.path.endswith("/"):
+        message = "no such path: try it without the slash at its end"
     code = _HTTP_CODES.get(error.status_code, "http_error")
-    return _answer(error.status_code, str(error.detail), code, headers=error.headers)
+    return _answer(error.status_code, message, code, headers=error.headers)
 
 
 async def _redis_error(_request: Request, error: Exception) -> JSONResponse:

@@ -3,6 +3,7 @@
 import re
 import secrets
 import time
+from typing import Final
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
@@ -14,6 +15,8 @@ from narrowcast.metrics import OTHER
 from narrowcast_gateway.errors import error_body, unexpected
 
 _log = logs.get(__name__)
+BODY_END: Final = "narrowcast.body_end"
+_END_BYTES: Final = 1024
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _REQUEST_ID = re.compile(r"^[0-9a-fA-F-]{8,64}\Z")
 
@@ -81,7 +84,11 @@ class RequestContext:
 
 
 class BodyLimit:
-    """Answers 413 as soon as a body grows over the limit, whatever its declared length."""
+    """Answers 413 as soon as a body grows over the limit, whatever its declared length.
+
+    The body's last bytes are kept in the scope under ``BODY_END``: a form that was cut off is parsed without
+    complaint, and only these tell.
+    """
 
     def __init__(self, app: ASGIApp, max_bytes: int) -> None:
         self._app = app
@@ -98,11 +105,14 @@ class BodyLimit:
             await JSONResponse(error_body(413, message, "body_too_large"), 413)(scope, receive, send)
             return
         received = 0
+        scope[BODY_END] = b""
 
         async def counted() -> Message:
             nonlocal received
             part = await receive()
-            received += len(part.get("body", b""))
+            body = part.get("body", b"")
+            received += len(body)
+            scope[BODY_END] = (scope[BODY_END] + body[-_END_BYTES:])[-_END_BYTES:]
             if received > self._max_bytes:
                 raise TooLarge(message, code="body_too_large")
             return part

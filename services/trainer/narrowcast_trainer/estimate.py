@@ -143,6 +143,12 @@ def _node(options: argparse.Namespace) -> NodeFacts:
 
 
 def _estimate(architecture: Architecture, options: argparse.Namespace) -> Estimate:
+    if options.tokens_per_row and options.tokens_per_row > options.max_length:
+        raise InvalidInput(
+            f"--tokens-per-row {options.tokens_per_row:g} is above --max-length {options.max_length}:"
+            " a training refuses rows so long",
+            param="tokens_per_row",
+        )
     node = _node(options)
     batching = Batching(
         batch_sizes=(options.batch_size,),

@@ -1,6 +1,7 @@
 """A training job as the worker sees it: check, train in a process of its own, tidy up."""
 
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -11,7 +12,8 @@ from narrowcast.artifacts import discard
 from narrowcast.errors import Conflict, NarrowcastError, Unavailable
 from narrowcast.jobs.heartbeat import Heartbeat
 from narrowcast.jobs.records import LeaseLost
-from narrowcast.jobs.running import Cancelled, RunningJob
+from narrowcast.jobs.running import Cancelled, RunningJob, ends_job
+from narrowcast.settings import JobSettings
 from narrowcast.storage import Bucket
 from narrowcast.training import TrainingSpec
 from narrowcast_trainer.gpu import gpu_to_ourselves
@@ -41,8 +43,7 @@ def train(running: RunningJob, models: Bucket, settings: TrainerSettings) -> dic
         log_level=settings.log_level,
     )
     heartbeat = Heartbeat(settings.trainer.heartbeat_file)
-    last_attempt = job.attempts_used_up(settings.jobs.max_attempts)
-    with _tidied(running, order, models, last_attempt=last_attempt), heartbeat.busy():
+    with _tidied(running, order, models, settings.jobs), heartbeat.busy():
         published = _published(running, order, models, heartbeat)
         if running.cancelled.is_set():
             kept = published if running.job.keep_checkpoint else None
@@ -127,7 +128,7 @@ def _supervise(
 
 @contextmanager
 def _tidied(
-    running: RunningJob, order: TrainingOrder, models: Bucket, *, last_attempt: bool
+    running: RunningJob, order: TrainingOrder, models: Bucket, settings: JobSettings
 ) -> Iterator[None]:
     adapter = adapter_prefix(order.tenant, order.spec.adapter_id)
     checkpoints = checkpoint_prefix(order.tenant, order.job_id)
@@ -141,7 +142,7 @@ def _tidied(
         _discard(running, models, checkpoints)
         raise
     except NarrowcastError as error:
-        if last_attempt or not isinstance(error, Unavailable):
+        if ends_job(running.job, error, settings, time.time()):
             # Of an adapter there may be files without a manifest, where publishing was cut short.
             _discard(running, models, adapter)
             _discard(running, models, checkpoints)

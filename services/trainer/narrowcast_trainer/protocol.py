@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, Field, JsonValue, TypeAdapter, field_serializer
 
-from narrowcast.errors import JobFailed, NarrowcastError, Unavailable
+from narrowcast.errors import JobFailed, NarrowcastError, Outage, Unavailable
 from narrowcast.settings import StorageSettings
 from narrowcast.training import TrainingMetrics, TrainingSpec
 from narrowcast_trainer.settings import TrainingSettings
@@ -128,10 +128,12 @@ class Failed(BaseModel):
     param: str | None = None
     retry: bool = False
     """Whether another attempt may help."""
+    outage: bool = False
+    """Whether that is because something does not answer."""
 
     def as_error(self) -> NarrowcastError:
         """Return it as what ends the attempt, or the job if no other attempt would help."""
-        kind = Unavailable if self.retry else JobFailed
+        kind = Outage if self.outage else Unavailable if self.retry else JobFailed
         return kind(self.message, code=self.code, param=self.param)
 
 

@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 from typing import Final
 
-from narrowcast.errors import NarrowcastError, Unavailable
+from narrowcast.errors import NarrowcastError, Outage, Unavailable
 from narrowcast_trainer.memory import causes, is_out_of_memory
 from narrowcast_trainer.protocol import OUT_OF_MEMORY, Failed
 
@@ -29,7 +29,8 @@ def reason_of(error: Exception, work_dir: Path) -> Failed:
     """
     if isinstance(error, NarrowcastError):
         retry = isinstance(error, Unavailable)
-        return Failed(code=error.code, message=error.message, param=error.param, retry=retry)
+        outage = isinstance(error, Outage)
+        return Failed(code=error.code, message=error.message, param=error.param, retry=retry, outage=outage)
     kind = type(error).__name__
     if is_out_of_memory(error):
         return Failed(code="out_of_memory", message=OUT_OF_MEMORY)

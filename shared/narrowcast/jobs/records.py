@@ -11,6 +11,8 @@ from narrowcast.jobs.schedule import Schedule
 
 RETRY_AFTER_S: Final = 10.0
 """What a job needs was away: time for it to come back before the next attempt."""
+LONGEST_RETRY_S: Final = 300.0
+"""The same in a long outage, which is asked about ever more seldom."""
 
 
 class JobKind(StrEnum):
@@ -118,6 +120,8 @@ class Job(BaseModel):
     schedule: Schedule = Schedule()
     retry_at: float | None = None
     """Not to be started before this time again, because what it needs was away."""
+    outage_since: float | None = None
+    """When the first of a row of attempts was ended by an outage; see :meth:`bears_outage`."""
     keeps_turn: bool = False
     """It lost its worker without its user's doing, and goes on before others of its priority."""
     pause_requested: bool = False
@@ -161,6 +165,16 @@ class Job(BaseModel):
         """Whether no other attempt may follow this one."""
         return self.attempt >= (self.schedule.max_attempts or site_limit)
 
+    def bears_outage(self, now: float, patience_s: float) -> bool:
+        """Whether an outage that ends an attempt now uses none up.
+
+        For ``patience_s`` from the first of a row on it does not. The first one after that uses an attempt
+        up, and ends the row, as an attempt does that ends in any other way. That an attempt went on for long
+        is no proof that it had what it needs: some wait for minutes before they say that something is away.
+        Nor may one go on for ever that brings a server down after each hour of work.
+        """
+        return now - (now if self.outage_since is None else self.outage_since) < patience_s
+
     def claimed(self, owner: str, now: float, lease_s: float) -> "Job":
         """Return the record as ``owner`` starts it.
 
@@ -194,7 +208,14 @@ class Job(BaseModel):
         self.check_owner(owner)
         return self.model_copy(update={"lease": Lease(owner=owner, expires_at=now + lease_s)})
 
-    def released(self, now: float, *, counted: bool = True, retry_at: float | None = None) -> "Job":
+    def released(
+        self,
+        now: float,
+        *,
+        counted: bool = True,
+        retry_at: float | None = None,
+        outage_since: float | None = None,
+    ) -> "Job":
         """Return the record back in the queue, to be resumed by whoever takes it next.
 
         Where its user has asked for it meanwhile, it is paused or cancelled instead.
@@ -204,9 +225,16 @@ class Job(BaseModel):
             counted: whether the attempt counts towards the limit; one that the operator, the user
                 or the clock ended does not.
             retry_at: when it may be started again; None: at once.
+            outage_since: when the row of outages began that goes on; None: there is none.
         """
         if self.pause_requested and not self.cancel_requested:
-            return self._to(JobStatus.PAUSED, lease=None, pause_requested=False, attempt=self.attempt - 1)
+            return self._to(
+                JobStatus.PAUSED,
+                lease=None,
+                pause_requested=False,
+                attempt=self.attempt - 1,
+                outage_since=None,
+            )
         if self.cancel_requested and not self.keep_checkpoint:
             return self.finished(JobStatus.CANCELLED, now)
         return self._to(
@@ -215,8 +243,15 @@ class Job(BaseModel):
             queued_at=now,
             attempt=self.attempt if counted else self.attempt - 1,
             retry_at=retry_at,
+            outage_since=outage_since,
             keeps_turn=True,
         )
+
+    def released_by_outage(self, now: float) -> "Job":
+        """As :meth:`released`, at no cost, to be started again the later the longer the outage lasts."""
+        since = now if self.outage_since is None else self.outage_since
+        wait_s = min(max(now - since, RETRY_AFTER_S), LONGEST_RETRY_S)
+        return self.released(now, counted=False, retry_at=now + wait_s, outage_since=since)
 
     def pausing(self) -> "Job":
         """Return the record paused (if queued) or marked for its worker to stop (if running).
@@ -231,7 +266,7 @@ class Job(BaseModel):
         if self.cancel_requested:
             raise Conflict(f"job {self.id} is being cancelled", code="job_cancelling")
         if self.status is JobStatus.QUEUED:
-            return self._to(JobStatus.PAUSED, retry_at=None, keeps_turn=False)
+            return self._to(JobStatus.PAUSED, retry_at=None, outage_since=None, keeps_turn=False)
         return self.model_copy(update={"pause_requested": True})
 
     def resumed(self, now: float) -> "Job":

@@ -14,7 +14,7 @@ import redis
 from pydantic import JsonValue
 
 from narrowcast import logs
-from narrowcast.errors import Conflict, NarrowcastError, NotFound, Unavailable
+from narrowcast.errors import Conflict, NarrowcastError, NotFound, Outage, Unavailable
 from narrowcast.jobs.records import Job, JobError, JobKind, JobStatus, LeaseLost, nothing_kept
 from narrowcast.jobs.store import JobStore
 from narrowcast.settings import JobSettings
@@ -23,11 +23,16 @@ _log = logs.get(__name__)
 _RENEWALS_PER_LEASE = 4
 _PROGRESS_EVERY_S = 1.0
 _AGAIN_S = 0.5
-_STORE_UNAVAILABLE: Final = JobError(
-    code="job_store_unavailable",
-    message="Redis, where jobs are kept, did not answer or refused to write: see whether it is up and has"
-    " memory and disk left, then submit the job again",
+_STORE_AWAY: Final = JobError(
+    code="job_store_unavailable", message="Redis, where jobs are kept, did not answer or refused to write"
 )
+_STORE_UNAVAILABLE: Final = JobError(
+    code=_STORE_AWAY.code,
+    message=f"{_STORE_AWAY.message}: see whether it is up and has memory and disk left, then submit the job"
+    " again",
+)
+_MAY_PASS: Final = (Unavailable, redis.RedisError)
+_OUTAGES: Final = (Outage, redis.RedisError)
 
 
 class Cancelled(Exception):
@@ -183,8 +188,8 @@ def run_job(
 
     ``handler`` returns the job's result. A :class:`NarrowcastError` from it fails the job with
     that reason; :class:`Unavailable`, :class:`Interrupted` and Redis' own errors give it back to the
-    queue until its attempts are used up; anything else fails it as ``internal_error``, with the details in
-    the log only.
+    queue, unless :func:`ends_job`; anything else fails it as ``internal_error``, with the details in the
+    log only.
     """
     owner = worker_name()
     try:
@@ -241,8 +246,20 @@ def _renew_until(running: RunningJob, stop: threading.Event, every_s: float) -> 
         running.renew()
 
 
+def ends_job(job: Job, error: Exception, settings: JobSettings, now: float) -> bool:
+    """Whether a running job ends with what its handler raises: no other attempt follows, to resume it."""
+    if isinstance(error, Interrupted):
+        return False
+    if not isinstance(error, _MAY_PASS):
+        return True
+    return job.attempts_used_up(settings.max_attempts) and not _is_borne(job, error, settings, now)
+
+
+def _is_borne(job: Job, error: Exception, settings: JobSettings, now: float) -> bool:
+    return isinstance(error, _OUTAGES) and job.bears_outage(now, settings.outage_patience_s)
+
+
 def _run(store: JobStore, settings: JobSettings, running: RunningJob, owner: str, handler: Handler) -> None:
-    job_id = running.job.id
     try:
         result = handler(running)
     except LeaseLost:
@@ -250,19 +267,26 @@ def _run(store: JobStore, settings: JobSettings, running: RunningJob, owner: str
     except Cancelled as cancelled:
         _finish(store, running, owner, JobStatus.CANCELLED, result=cancelled.result)
         _log.info("job_cancelled")
-    except (Unavailable, Interrupted, redis.RedisError) as error:
-        used_up = running.job.attempts_used_up(settings.max_attempts)
-        if used_up and not isinstance(error, Interrupted):
+    except Exception as error:  # noqa: BLE001 - a job must never hang in running
+        now = time.time()
+        if ends_job(running.job, error, settings, now):
             _fail(store, running, owner, error)
         else:
-            _log.warning("job_released", exc_info=error)
-            interrupted = isinstance(error, Interrupted)
-            _insist(running, lambda: store.release(job_id, owner, interrupted=interrupted))
-    except Exception as error:  # noqa: BLE001 - a job must never hang in running
-        _fail(store, running, owner, error)
+            _release(store, running, owner, error, borne=_is_borne(running.job, error, settings, now))
     else:
         _finish(store, running, owner, JobStatus.SUCCEEDED, result=result)
         _log.info("job_succeeded")
+
+
+def _release(store: JobStore, running: RunningJob, owner: str, error: Exception, *, borne: bool) -> None:
+    _log.warning("job_released", exc_info=error)
+    job_id, progress = running.job.id, running.last_progress
+    away = None if isinstance(error, Interrupted) else _what_is_away(error)
+    _insist(running, lambda: store.release(job_id, owner, away=away, borne=borne, progress=progress))
+
+
+def _what_is_away(error: Exception) -> JobError:
+    return _STORE_AWAY if isinstance(error, redis.RedisError) else _reason(error)
 
 
 def _fail(store: JobStore, running: RunningJob, owner: str, error: Exception) -> None:

@@ -3,6 +3,8 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import datetime, time, timedelta
+from functools import cache
+from importlib import resources
 from typing import TYPE_CHECKING, Final, Self
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -18,6 +20,15 @@ SHORTEST_WINDOW: Final = timedelta(minutes=30)
 _DAY: Final = timedelta(days=1)
 _CALENDAR_ENDS: Final = 253_000_000_000
 """Unix time, in the year 9987: days after it, which windows are looked for in, may not exist for datetime."""
+
+
+@cache
+def iana_zones() -> frozenset[str]:
+    """Return the names of the package tzdata.
+
+    The system's own folder, which goes before it, also has ``localtime``, and is another on each machine.
+    """
+    return frozenset(resources.files("tzdata").joinpath("zones").read_text("ascii").split())
 
 
 class RunWindow(BaseModel):

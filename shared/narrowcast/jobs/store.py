@@ -137,20 +137,29 @@ class JobStore(JobReader):
         """
 
         def change(job: Job) -> Job:
-            job = job.renewed(owner, time.time(), self._settings.lease_s)
-            return job if progress is None else job.model_copy(update={"progress": progress})
+            return _come_so_far(job, progress).renewed(owner, time.time(), self._settings.lease_s)
 
         return self._change(job_id, change)
 
-    def release(self, job_id: str, owner: str, *, interrupted: bool) -> Job:
+    def release(
+        self,
+        job_id: str,
+        owner: str,
+        *,
+        away: JobError | None = None,
+        borne: bool = False,
+        progress: dict[str, Any] | None = None,
+    ) -> Job:
         """Give a running job back to the queue, or pause it if that was asked for.
 
         Args:
             job_id: its id.
             owner: who runs it.
-            interrupted: the worker was told to stop, so another may take the job at once and the
-                attempt does not count. Otherwise something was away: it is given time to come
-                back, and the message is left to the reaper.
+            away: what was away: it is given time to come back, and the message is left to the reaper.
+                None: the worker was told to stop, so another may take the job at once and the
+                attempt does not count.
+            borne: that was an outage, which does not count either (:meth:`Job.bears_outage`).
+            progress: how far the job came, if that is to be stored.
 
         Raises:
             LeaseLost: the job is another's now.
@@ -158,12 +167,12 @@ class JobStore(JobReader):
 
         def change(job: Job) -> Job:
             job.check_owner(owner)
-            now = time.time()
-            return job.released(
-                now, counted=not interrupted, retry_at=None if interrupted else now + RETRY_AFTER_S
-            )
+            job, now = _come_so_far(job, progress), time.time()
+            if away is None:
+                return job.released(now, counted=False)
+            return job.released_by_outage(now) if borne else job.released(now, retry_at=now + RETRY_AFTER_S)
 
-        job = self._change(job_id, change, Requeue.INTERRUPTED if interrupted else Requeue.UNAVAILABLE)
+        job = self._change(job_id, change, Requeue.INTERRUPTED if away is None else Requeue.UNAVAILABLE, away)
         self._hint(job)
         return job
 
@@ -185,9 +194,7 @@ class JobStore(JobReader):
 
         def change(job: Job) -> Job:
             job.check_owner(owner)
-            if progress is not None:
-                job = job.model_copy(update={"progress": progress})
-            return job.finished(status, time.time(), result=result, error=error)
+            return _come_so_far(job, progress).finished(status, time.time(), result=result, error=error)
 
         return self._change(job_id, change)
 
@@ -288,7 +295,13 @@ class JobStore(JobReader):
         except (KombuError, redis.RedisError, OSError):
             _log.warning("job_messages_not_balanced", exc_info=True)  # a reaper does it
 
-    def _change(self, job_id: str, change: Callable[[Job], Job], requeue: Requeue | None = None) -> Job:
+    def _change(
+        self,
+        job_id: str,
+        change: Callable[[Job], Job],
+        requeue: Requeue | None = None,
+        away: JobError | None = None,
+    ) -> Job:
         key = record_key(job_id)
         changed: Job | None = None
 
@@ -300,8 +313,12 @@ class JobStore(JobReader):
             job = Job.model_validate_json(raw)
             changed = change(job)
             pipe.multi()
-            write(pipe, job, changed, requeue)
+            write(pipe, job, changed, requeue, away)
 
         self._redis.transaction(transaction, key)
         assert changed is not None  # noqa: S101 - transaction() ran or raised
         return changed
+
+
+def _come_so_far(job: Job, progress: dict[str, Any] | None) -> Job:
+    return job if progress is None else job.model_copy(update={"progress": progress})

@@ -79,11 +79,24 @@ def event_place(event_id: str) -> tuple[int, ...] | None:
     return place if max(place) < _IDS_END else None
 
 
-def write(pipe: Any, before: Job, after: Job, requeue: Requeue | None = None) -> None:
+def write(
+    pipe: Any,
+    before: Job,
+    after: Job,
+    requeue: Requeue | None = None,
+    away: JobError | None = None,
+) -> None:
     """Put into a transaction all that a change of a record takes.
 
     A change of status is an event in the same transaction: who follows the events learns of a
     job's end by them.
+
+    Args:
+        pipe: the transaction.
+        before: the record as it is.
+        after: the record as it becomes.
+        requeue: why, if the job goes back to the queue.
+        away: what it waits for there.
     """
     if after == before:
         return
@@ -97,7 +110,7 @@ def write(pipe: Any, before: Job, after: Job, requeue: Requeue | None = None) ->
         if requeue is Requeue.WORKER_LOST and after.status is JobStatus.CANCELLED and after.keep_checkpoint:
             lost = JobError(code=requeue.value, message=workers_lost(after.attempt))
             add_event(pipe, after.id, nothing_kept(lost))
-        add_event(pipe, after.id, _status_event(before, after, requeue))
+        add_event(pipe, after.id, _status_event(before, after, requeue, away))
 
 
 def workers_lost(attempts: int) -> str:
@@ -114,8 +127,8 @@ def _hours_begin(job: Job) -> str | None:
     return begins.isoformat(timespec="minutes")
 
 
-def _status_event(before: Job, after: Job, requeue: Requeue | None) -> JobEvent:
-    level = "info"
+def _status_event(before: Job, after: Job, requeue: Requeue | None, away: JobError | None) -> JobEvent:
+    level, data = "info", {"status": after.status.value}
     if after.status is JobStatus.RUNNING:
         message = f"a worker has started the job, attempt {after.attempt}"
     elif after.status is JobStatus.QUEUED:
@@ -124,6 +137,8 @@ def _status_event(before: Job, after: Job, requeue: Requeue | None) -> JobEvent:
         )
         if requeue is Requeue.INTERRUPTED and (begins := _hours_begin(after)):
             message = f"its hours are over; the job is queued, and goes on from {begins}"
+        if away is not None:
+            message, data["code"] = f"{message}: {away.message}", away.code
         level = "warn" if requeue in {Requeue.WORKER_LOST, Requeue.UNAVAILABLE} else "info"
     elif after.error is not None:
         message, level = f"the job has failed: {after.error.message}", "error"
@@ -133,6 +148,4 @@ def _status_event(before: Job, after: Job, requeue: Requeue | None) -> JobEvent:
             if after.status is not JobStatus.SUCCEEDED
             else "the job has succeeded"
         )
-    return JobEvent.model_validate(
-        {"message": message, "level": level, "data": {"status": after.status.value}}
-    )
+    return JobEvent.model_validate({"message": message, "level": level, "data": data})

@@ -14,6 +14,7 @@ from narrowcast.jobs.records import Job, JobKind, JobStatus
 
 Error = Callable[..., dict[str, Any]]
 ADAPTER = "reports-0"
+BASE = "smollm2-135m-instruct"
 CONTENT = bytes(range(256)) * 9000
 """More than the megabyte that is streamed at a time."""
 NAME = "model-q4_k_m.gguf"
@@ -105,6 +106,16 @@ def test_what_is_wrong_is_named(gateway: Any, models: Any, error: Error) -> None
         assert error(response, 400, "invalid_parameter")["param"] == param
 
 
+@pytest.mark.parametrize("name", ["a", "a/b/c", "-a/b", "a/b\n", "a/" + "b" * 97])
+def test_the_form_of_a_repositorys_name_is_said_in_words(
+    gateway: Any, models: Any, error: Error, name: str
+) -> None:
+    body = {"adapter": ADAPTER, "push_to_hub": {"repo_id": name}}
+    found = error(gateway.http.post("/v1/exports", json=body), 400, "invalid_parameter")
+    assert found["message"].startswith("push_to_hub.repo_id: owner/name")
+    assert "[A-Z" not in found["message"]
+
+
 def test_an_export_of_an_earlier_version_is_shown(gateway: Any, models: Any) -> None:
     spec = {"adapter": ADAPTER, "format": "gguf", "base_model": "b", "push_to_hub": {"repo_id": "a/b--c"}}
     job = Job(id=new_id(JobKind.EXPORT), kind=JobKind.EXPORT, tenant=gateway.tenant, spec=spec)
@@ -113,9 +124,13 @@ def test_an_export_of_an_earlier_version_is_shown(gateway: Any, models: Any) -> 
 
 
 def test_an_unknown_adapter(gateway: Any, error: Error) -> None:
-    for adapter in ("reports-1", "../x", "smollm2-135m-instruct"):
+    for adapter, said in (("reports-1", "not exist"), ("../x", "not exist"), (BASE, "is a base model")):
         response = gateway.http.post("/v1/exports", json={"adapter": adapter})
-        assert error(response, 404, "model_not_found")["param"] == "adapter"
+        found = error(response, 404, "model_not_found")
+        assert found["param"] == "adapter"
+        assert said in found["message"]
+    shown = error(gateway.http.get(f"/v1/adapters/{BASE}"), 404, "model_not_found")
+    assert "is a base model, not an adapter" in shown["message"]
 
 
 def test_another_tenants_exports_are_not_found(gateway: Any, finished: str, error: Error) -> None:

@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 
 from narrowcast.datasets import DatasetManifest
+from narrowcast.errors import Unavailable
 from narrowcast.ids import new_id
+from narrowcast.storage import Bucket
 
 BASE = "smollm2-135m-instruct"
 ROW = {"instruction": "Опиши", "input": "Грыжа L4-L5", "output": "Грыжа 5 мм."}
@@ -75,6 +77,8 @@ def test_training_files_in_every_accepted_form(gateway: Any, content: str) -> No
             "invalid_training_file",
             "line 1",
         ),
+        (json.dumps(ROW | {"output": "\u200b \ufeff\u2800"}), "empty_output", "line 1"),
+        (json.dumps(ROW | {"input": "\u00ad\u3164"}), "invalid_training_file", "line 1"),
         ("[1, 2]", "invalid_training_file", "row 1"),
         ("[" * 100_000, "invalid_training_file", "file"),
         ('{"a":' * 100_000, "invalid_training_file", "line 1"),
@@ -100,6 +104,54 @@ def test_bad_training_files_are_refused_by_line(
     assert found["param"] == param
     assert "Иванов" not in found["message"]
     assert gateway.http.get("/v1/files").json()["data"] == [], "nothing is half-written"
+
+
+def _chat(answer: dict[str, Any], **beside: Any) -> str:
+    chat = [{"role": "system", "content": "i"}, {"role": "user", "content": "u"}]
+    return json.dumps({"messages": [*chat, {"role": "assistant", "content": "a"} | answer]} | beside)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (_chat({}, tools=[{"type": "function"}]), "line 1: tools cannot be trained with here"),
+        (_chat({}, parallel_tool_calls=True), "parallel_tool_calls"),
+        (_chat({"tool_calls": [{"id": "Иванов"}]}), "tool_calls"),
+        (_chat({"weight": True}), "weight"),
+        ("[5]", "row 1 is no object"),
+        ('"Иванов"', "line 1 is no object"),
+    ],
+)
+def test_what_would_be_dropped_or_misread_is_said(
+    gateway: Any, error: Error, content: str, said: str
+) -> None:
+    found = error(upload(gateway, content), 400, "invalid_training_file")
+    assert said in found["message"]
+    assert "Иванов" not in found["message"]
+
+
+def test_fields_of_a_chat_that_say_nothing_are_let_pass(gateway: Any) -> None:
+    response = upload(gateway, _chat({"tool_calls": None, "weight": 1}, tools=[], functions=None))
+    assert response.status_code == 200, response.text
+
+
+@pytest.mark.parametrize("end", ["", "\r\n--cut", "\r\n--other--\r\n"])
+def test_a_form_that_is_cut_off_is_refused_also_if_its_last_field_may_be_left_out(
+    gateway: Any, error: Error, end: str
+) -> None:
+    def part(name: str, content: str, more: str = "") -> str:
+        return f'--cut\r\nContent-Disposition: form-data; name="{name}"{more}\r\n\r\n{content}\r\n'
+
+    headers = {"Content-Type": "multipart/form-data; boundary=cut"}
+    file = part("file", json.dumps(ROW), '; filename="x"') + part("purpose", "fine-tune")
+    for path, form in (
+        ("files", file),
+        ("corpora", part("files", "x", '; filename="x"') + part("seed", "1")),
+    ):
+        sent = gateway.http.post(f"/v1/{path}", content=form.removesuffix("\r\n") + end, headers=headers)
+        assert "closing boundary" in error(sent, 400, "invalid_form")["message"]
+    whole = gateway.http.post("/v1/files", content=f"{file}--cut--\r\n", headers=headers)
+    assert whole.status_code == 200, whole.text
 
 
 @pytest.mark.parametrize(
@@ -136,11 +188,28 @@ def test_a_dataset_is_no_file(gateway: Any, error: Error) -> None:
 
 
 def test_a_file_is_not_deleted_as_a_dataset(gateway: Any, error: Error) -> None:
-    upload = {"files": {"file": ("rows.jsonl", json.dumps(ROW))}, "data": {"purpose": "fine-tune"}}
-    file_id = gateway.http.post("/v1/files", **upload).json()["id"]
+    file_id = upload(gateway, json.dumps(ROW)).json()["id"]
     found = error(gateway.http.delete(f"/v1/datasets/{file_id}"), 404, "not_found")
     assert "/v1/files" in found["message"]
     assert gateway.http.get(f"/v1/files/{file_id}/content").status_code == 200
+
+
+@pytest.mark.parametrize("failing", ["delete", "delete_prefix"])
+def test_a_deletion_that_the_object_store_breaks_off_is_repeated(
+    gateway: Any, error: Error, monkeypatch: pytest.MonkeyPatch, failing: str
+) -> None:
+    """Its rows are patients' texts: none may stay because a manifest was deleted before them."""
+    url = f"/v1/files/{upload(gateway, json.dumps(ROW)).json()['id']}"
+
+    def fail(*_: object) -> None:
+        raise Unavailable("no answer", code="storage_unavailable")
+
+    with monkeypatch.context() as away:
+        away.setattr(Bucket, failing, fail)
+        error(gateway.http.delete(url), 503, "storage_unavailable")
+    assert gateway.http.delete(url).status_code == 200
+    assert list(gateway.services.connections.storage.data.keys(f"datasets/{gateway.tenant}/")) == []
+    error(gateway.http.delete(url), 404, "not_found")
 
 
 @pytest.mark.parametrize("named", ["training_file", "validation_file"])
@@ -148,8 +217,7 @@ def test_a_file_that_a_job_reads_stays_until_the_job_has_ended(
     gateway: Any, error: Error, named: str
 ) -> None:
     """A paused job could neither go on without it nor keep what it has trained."""
-    upload = {"files": {"file": ("rows.jsonl", json.dumps(ROW))}, "data": {"purpose": "fine-tune"}}
-    files = [gateway.http.post("/v1/files", **upload).json()["id"] for _ in range(2)]
+    files = [upload(gateway, json.dumps(ROW)).json()["id"] for _ in range(2)]
     order = {"model": "smollm2-135m-instruct", "training_file": files[0], "validation_file": files[1]}
     job_id = gateway.http.post("/v1/fine_tuning/jobs", json=order).json()["id"]
     assert gateway.http.post(f"/v1/fine_tuning/jobs/{job_id}/pause").json()["status"] == "paused"

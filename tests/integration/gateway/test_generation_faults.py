@@ -94,6 +94,7 @@ QUOTING = json.dumps({"error": {"message": "bad: Пациент Иванов", "
     [
         ((400, {}, QUOTING), 400, "invalid_request"),
         ((500, {}, "Traceback: Пациент Иванов"), 503, "inference_failed"),
+        ((502, {}, "<html>Bad Gateway</html>"), 503, "inference_unavailable"),
         ((400, {}, "maximum context length is 2048"), 400, "context_length_exceeded"),
     ],
 )

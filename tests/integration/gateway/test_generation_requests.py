@@ -49,6 +49,8 @@ def _post(gateway: Any, path: str, body: dict[str, Any]) -> Any:
         ({"top_k": 2**31}, "top_k"),
         ({"seed": 2**63}, "seed"),
         ({"seed": -(2**63) - 1}, "seed"),
+        ({"seed": True}, "seed"),
+        ({"max_tokens": True}, "max_tokens"),
         ({"n": 2, "temperature": 0}, "n"),
         ({"stop": ""}, "stop"),
         ({"stop": ["a", ""]}, "stop.1"),
@@ -120,6 +122,7 @@ def test_a_null_for_any_of_openais_parameters_asks_for_nothing() -> None:
     [
         ({"impression": HALF}, "impression"),
         ({"impression": " \n\t"}, "impression"),
+        ({"max_tokens": True}, "max_tokens"),
         ({"impression": ""}, "impression"),
         ({"model": HALF}, "model"),
         ({"study": HALF}, "study"),

@@ -141,6 +141,11 @@ def test_a_schedule_goes_in_and_comes_out(gateway: Any, file_id: str) -> None:
         ({"not_before": "9999-12-31T23:59:59Z"}, "not_before"),
         ({"not_before": -5}, "not_before"),
         ({"not_before": "tonight"}, "not_before"),
+        ({"not_before": "2026"}, "not_before"),
+        ({"not_before": True}, "not_before"),
+        ({"priority": True}, "priority"),
+        ({"max_attempts": True}, "max_attempts"),
+        ({"run_window": {"start": "20:00", "end": "06:00", "time_zone": "localtime"}}, "run_window"),
         ({"run_window": {"start": "20:00", "end": "20:00", "time_zone": "Europe/Moscow"}}, "run_window"),
         (
             {"run_window": {"start": "20:00", "end": "06:00", "time_zone": "Moskau"}},

@@ -64,6 +64,19 @@ def test_a_lost_stream_is_taken_up_where_it_ended(served: Served, how: str) -> N
     assert messages(rest) == ["event 2", "event 3", "the job is cancelled"]
 
 
+@pytest.mark.parametrize(
+    ("headers", "query", "param"),
+    [({"Last-Event-ID": "x"}, {"after": "1-0"}, "Last-Event-ID"), ({}, {"after": "x"}, "after")],
+)
+def test_a_place_that_is_none_is_named_by_where_the_request_has_it(
+    served: Served, headers: dict[str, str], query: dict[str, str], param: str
+) -> None:
+    url = f"{served.url}/fine_tuning/jobs/{served.submit()}/events"
+    headers = {"Authorization": f"Bearer {served.key}"} | headers
+    answer = httpx.get(url, params={"stream": "true"} | query, headers=headers)
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, param)
+
+
 def test_the_events_of_an_archived_job_are_streamed_too(served: Served) -> None:
     job_id = served.submit()
     served.jobs.add_event(job_id, "one")

@@ -32,6 +32,7 @@ def test_without_its_inference_server_there_is_none(
         ({"training_file": "file-0"}, 404, "not_found", "training_file"),
         ({"rows": 21}, 400, "invalid_parameter", "rows"),
         ({"first_row": 0}, 400, "invalid_parameter", "first_row"),
+        ({"first_row": True}, 400, "invalid_parameter", "first_row"),
         ({"first_row": 2}, 400, "no_such_row", "first_row"),
         ({"hyperparameters": {"max_length": 1}}, 400, "invalid_hyperparameter", "hyperparameters.max_length"),
         (

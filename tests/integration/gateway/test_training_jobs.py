@@ -78,6 +78,8 @@ def test_a_job_is_queued_in_openais_shape(gateway: Any, file_id: str) -> None:
             "hyperparameters.target_modules",
         ),
         ({"hyperparameters": {"rank": True}}, 400, "invalid_parameter", "hyperparameters.rank"),
+        ({"hyperparameters": {"sweep": {"rank": [True]}}}, 400, "invalid_parameter", "hyperparameters.sweep"),
+        ({"seed": True}, 400, "invalid_parameter", "seed"),
         ({"suffix": "МРТ"}, 400, "invalid_parameter", "suffix"),
         ({"hyperparameters": {"scheduler": "warp"}}, 400, "invalid_parameter", "hyperparameters.scheduler"),
         (

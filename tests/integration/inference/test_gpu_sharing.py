@@ -178,7 +178,8 @@ QUOTING = Row(instruction="Опиши.", input="Норма", output="Без <|im
 async def _previewed(server: Server, max_length: int, rows: Sequence[Row] = ROWS) -> list[TokenizedRow]:
     async with httpx.AsyncClient() as http:
         tokenizer = BaseTokenizer(http, BASE, f"http://127.0.0.1:{server.port}")
-        return await tokenize_rows(tokenizer, list(enumerate(rows, 1)), await tokenizer.limits(max_length))
+        limits = await tokenizer.limits(max_length)
+        return await tokenize_rows(tokenizer, list(enumerate(rows, 1)), limits, keep={1, 2, 3})
 
 
 async def test_a_preview_is_what_is_trained_and_needs_no_gpu(
@@ -191,8 +192,9 @@ async def test_a_preview_is_what_is_trained_and_needs_no_gpu(
     trained = tokenize(ROWS, tokenizer, max_length=2048, **limits)
     server.fall_asleep("job.preview")
     for row, example in zip(await _previewed(server, 2048), trained, strict=True):
-        assert row.whole == example.input_ids
-        assert example.labels == [IGNORED] * row.mask_from + row.whole[row.mask_from :]
+        assert row.ids == example.input_ids
+        assert row.tokens == len(row.ids)
+        assert example.labels == [IGNORED] * row.mask_from + row.ids[row.mask_from :]
         assert row.fault is None
 
     # Both refuse the same rows for the same reasons.

@@ -111,7 +111,7 @@ def test_an_interrupted_job_goes_on_before_others(connections: Connections) -> N
     begun = submit(connections, "a")
     connections.jobs.claim_next(TRAINING, "worker")
     submit(connections, "b")
-    connections.jobs.release(begun.id, "worker", interrupted=True)
+    connections.jobs.release(begun.id, "worker")
     again = connections.jobs.claim_next(TRAINING, "worker")
     assert again is not None
     assert (again.id, again.attempt) == (begun.id, 1)
@@ -122,7 +122,7 @@ def test_a_paused_and_resumed_job_waits_for_its_tenants_turn(connections: Connec
     connections.jobs.claim_next(TRAINING, "worker")
     other = submit(connections, "b")
     connections.jobs.pause(begun.id)
-    assert connections.jobs.release(begun.id, "worker", interrupted=True).status is JobStatus.PAUSED
+    assert connections.jobs.release(begun.id, "worker").status is JobStatus.PAUSED
     connections.jobs.resume(begun.id)
     taken = [connections.jobs.claim_next(TRAINING, "worker") for _ in range(2)]
     assert [job and job.id for job in taken] == [other.id, begun.id]

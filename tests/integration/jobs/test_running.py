@@ -227,8 +227,8 @@ def test_a_job_whose_own_redis_commands_fail_is_tried_again(
         raise error("command not allowed")
 
     again = run(connections, settings.jobs, tenant, fail)
-    assert (again.status, again.attempt, again.error) == (JobStatus.QUEUED, 1, None)
-    last = settings.jobs.model_copy(update={"max_attempts": 1})
+    assert (again.status, again.attempt, again.error) == (JobStatus.QUEUED, 0, None)
+    last = settings.jobs.model_copy(update={"max_attempts": 1, "outage_patience_s": 0})
     failed = run(connections, last, tenant, fail)
     assert failed.status is JobStatus.FAILED
     assert failed.error is not None

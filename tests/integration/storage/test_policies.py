@@ -119,7 +119,7 @@ def _allowed(mine: Storage, everything: Storage, place: str) -> str:
 EXPECTED = {
     "gateway": {
         "documents": "wdl", "data/": "rl", "data/datasets/": "rwdl", "data/jobs/": "rl",
-        "data/evaluations/": "rl", "models/adapters/": "rdl", "models/checkpoints/": "rl",
+        "data/evaluations/": "rdl", "models/adapters/": "rdl", "models/checkpoints/": "rl",
         "models/exports/": "rdl",
     },
     "worker": {
@@ -181,6 +181,7 @@ def test_the_main_line_with_each_services_own_key(
     assert gateway.data.get(f"evaluations/{tenant}/e/predictions") == b"x"
     assert gateway.data.get(f"jobs/{tenant}/job.json") == b"{}"
     assert gateway.data.delete_prefix(f"datasets/{tenant}/d/") == 2
+    assert discard(gateway.data, f"evaluations/{tenant}/e/") == 1
     discard(gateway.models, f"adapters/{tenant}/a/")
     assert list(gateway.models.folders(f"adapters/{tenant}/")) == []
 

@@ -11,6 +11,7 @@ from narrowcast.artifacts import MANIFEST
 from narrowcast.errors import JobFailed, Unavailable
 from narrowcast.jobs.records import JobStatus, Lease, LeaseLost
 from narrowcast.jobs.running import Cancelled, RunningJob
+from narrowcast.settings import JobSettings
 from narrowcast_trainer import job as trainer_job
 from narrowcast_trainer.job import train
 from narrowcast_trainer.process import Supervision
@@ -38,7 +39,7 @@ def test_who_has_lost_a_job_deletes_nothing_of_its_successor_s(
     scratch.mkdir(parents=True)
 
     def work() -> None:
-        with trainer_job._tidied(running, order, models, last_attempt=True):
+        with trainer_job._tidied(running, order, models, JobSettings(max_attempts=1)):
             if end is not None:
                 raise end
 

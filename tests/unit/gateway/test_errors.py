@@ -1,22 +1,27 @@
 """What answers when something goes wrong around an endpoint: OpenAI's shape, and no text of the caller's."""
 
+import gzip
 import json
 from collections.abc import AsyncIterator
 from typing import Annotated, Any
+from unittest.mock import Mock
 
 import httpx
 import pytest
-from fastapi import FastAPI, HTTPException
+from fastapi import FastAPI, File, HTTPException, UploadFile
 from fastapi.responses import StreamingResponse
+from minio.error import S3Error
 from prometheus_client import REGISTRY
 from pydantic import BaseModel, ConfigDict, StringConstraints
 from structlog.contextvars import merge_contextvars
 from structlog.testing import capture_logs
 
+from narrowcast.errors import NotFound
 from narrowcast_gateway.app import create_app
 from narrowcast_gateway.settings import GatewaySettings, UploadSettings
 
 NAME = "Тестомиров"
+KEY = "datasets/clinic/dataset-0/train.jsonl"
 REQUEST_ID = "0123456789abcdef"
 JSON = {"Content-Type": "application/json"}
 _LIMIT = 300_000
@@ -60,6 +65,18 @@ def app() -> FastAPI:
 
     @app.post("/checked")
     async def checked(body: Body) -> None: ...
+
+    @app.post("/uploaded")
+    async def uploaded(files: Annotated[list[UploadFile], File()]) -> None: ...
+
+    @app.get("/stored")
+    async def stored() -> None:
+        try:
+            raise S3Error(
+                code="NoSuchKey", message=None, resource=KEY, request_id=None, host_id=None, response=Mock()
+            )
+        except S3Error as error:
+            raise NotFound(f"{KEY} does not exist") from error
 
     return app
 
@@ -161,3 +178,76 @@ async def test_a_wrong_field_is_named_and_a_text_in_its_place_is_not(
     assert found["message"].startswith(beginning)
     assert NAME not in found["message"]
     assert len(found["message"]) < 200
+
+
+@pytest.mark.parametrize("path", ["/v1/reports/", "/v1/evaluations/", "/healthz/", f"/v1/models/{NAME}/"])
+async def test_a_slash_too_many_is_no_redirect(client: httpx.AsyncClient, path: str) -> None:
+    """It would name http behind a proxy with TLS, and have the body sent once more for all to read."""
+    response = await client.post(path, json={"impression": NAME})
+    assert "slash" in error(response, 404, "not_found")["message"]
+    assert "Location" not in response.headers
+    assert NAME not in response.text
+
+
+@pytest.mark.parametrize("path", ["/docs", "/openapi.json", "/static-offline-docs/swagger-ui.css"])
+async def test_the_reference_page_needs_no_redirect(client: httpx.AsyncClient, path: str) -> None:
+    assert (await client.get(path)).status_code == 200
+
+
+@pytest.mark.parametrize("said", [None, "text/plain", "application/x-www-form-urlencoded"])
+async def test_a_body_that_is_not_said_to_be_json(client: httpx.AsyncClient, said: str | None) -> None:
+    headers = {"Content-Type": said} if said else {}
+    sent = await client.post("/checked", content=json.dumps({"content": NAME}), headers=headers)
+    assert error(sent, 400, "wrong_content_type")["message"] == "send Content-Type: application/json"
+
+
+@pytest.mark.parametrize(
+    ("content", "headers", "message"),
+    [
+        (json.dumps({"content": NAME}, ensure_ascii=False).encode("cp1251"), {}, "is not UTF-8 text"),
+        (gzip.compress(b"{}", mtime=0), {"Content-Encoding": "gzip"}, "is compressed"),
+        (b"\x00\x01{}", {"Content-Encoding": "br"}, "is compressed"),
+        (gzip.compress(b"{}", mtime=0), {}, "is not UTF-8 text"),
+        (b"[" * 200_000, {}, "nested too deeply"),
+        (b"1" * 5_000, {}, "is not valid JSON"),
+        (b"{", {}, "is not valid JSON"),
+    ],
+)
+async def test_a_body_that_is_no_json(
+    client: httpx.AsyncClient, content: bytes, headers: dict[str, str], message: str
+) -> None:
+    sent = await client.post("/checked", content=content, headers=JSON | headers)
+    assert message in error(sent, 400, "invalid_json")["message"]
+
+
+async def test_a_file_that_is_sent_as_text(client: httpx.AsyncClient) -> None:
+    """curl without the @."""
+    sent = await client.post("/uploaded", files=[("files", (None, NAME))])
+    found = error(sent, 400, "invalid_parameter")
+    assert found["param"] == "files.0"
+    assert "as a file" in found["message"]
+    assert NAME not in found["message"]
+    sent = await client.post("/uploaded", data={"files": NAME})
+    assert "as a file" in error(sent, 400, "invalid_parameter")["message"]
+
+
+async def test_a_large_file_that_is_sent_as_text(app: FastAPI) -> None:
+    app = create_app(GatewaySettings())
+    client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway")
+    sent = await client.post("/v1/files", files={"file": (None, "x" * 2**21)})
+    assert "file name" in error(sent, 400, "invalid_form")["message"]
+
+
+async def test_a_form_that_is_none(client: httpx.AsyncClient) -> None:
+    sent = await client.post("/uploaded", json={"files": NAME})
+    assert error(sent, 400, "wrong_content_type")["message"] == "send Content-Type: multipart/form-data"
+    sent = await client.post("/uploaded", content=b"x", headers={"Content-Type": "multipart/form-data"})
+    assert "boundary" in error(sent, 400, "invalid_form")["message"]
+
+
+async def test_an_object_that_is_gone_is_not_named_by_its_key(client: httpx.AsyncClient) -> None:
+    with capture_logs() as logged:
+        response = await client.get("/stored")
+    error(response, 404, "not_found")
+    assert KEY not in response.text
+    assert "object_missing" in [line["event"] for line in logged]

@@ -6,7 +6,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from narrowcast.errors import Unavailable
+from narrowcast.errors import Outage, Unavailable
 from narrowcast.settings import StorageSettings
 from narrowcast.storage import Bucket, Storage
 
@@ -65,6 +65,7 @@ def test_a_refused_write_says_why(
     with pytest.raises(Unavailable) as refused:
         bucket.put("adapters/x", b"x")
     assert refused.value.code == code
+    assert isinstance(refused.value, Outage) is (code == "storage_unavailable")
     assert ("space" in refused.value.message) is (status != 403), (
         "a disk that is full is the likeliest reason"
     )

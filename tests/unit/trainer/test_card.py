@@ -3,7 +3,9 @@
 import csv
 import io
 import json
+import math
 import struct
+import tracemalloc
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,6 +18,7 @@ from narrowcast.sweeps import Trial
 from narrowcast.training import Hyperparameters, TrainingSpec
 from narrowcast_trainer import publish
 from narrowcast_trainer.card.build import card_files, step_metrics
+from narrowcast_trainer.card.figure import _moving_mean
 from narrowcast_trainer.card.markdown import markdown
 from narrowcast_trainer.card.record import RunRecord, points_of
 from narrowcast_trainer.checkpoints import Resumable
@@ -68,6 +71,19 @@ def test_the_trials_of_a_sweep() -> None:
     assert (
         "| 2 (published) | learning_rate 0.0001235, rank 32 | 0.7010 | 10.00 min (600 s) | complete |" in text
     )
+
+
+def test_the_curve_of_a_long_training_fits_into_memory() -> None:
+    """A trainer that the kernel ends while it draws has lost what it trained for days."""
+    losses = [2 + math.sin(step / 50) for step in range(30_000)]
+    tracemalloc.start()
+    smooth = _moving_mean(losses, 1501)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 20 * 1024**2
+    for place in (0, 5, 15_000, 29_999):
+        near = losses[max(0, place - 750) : place + 751]
+        assert smooth[place] == pytest.approx(sum(near) / len(near), abs=1e-9)
 
 
 def test_the_curve_is_whole_and_by_epoch() -> None:

@@ -143,6 +143,7 @@ def test_a_folder_and_a_cpu_will_do(capsys: pytest.CaptureFixture[str], base_mod
         ([], "--config is required"),
         (["--config", "/does/not/exist"], "cannot be read"),
         (["--config", "CONFIG", "--gpu", "Tesla T4"], "--gpu-memory"),
+        (["--config", "CONFIG", "--tokens-per-row", "513", "--max-length", "512"], "above --max-length 512"),
         (["--config", "CONFIG", "--device", "cpu", "--engine", "unsloth"], "needs CUDA"),
     ],
 )

@@ -14,9 +14,10 @@ from pydantic import SecretStr, ValidationError
 from safetensors.torch import load_file, save_file
 
 from narrowcast.adapters import AdapterManifest, BaseModelRef, PromptRef
-from narrowcast.errors import JobFailed, NarrowcastError, Unavailable
+from narrowcast.errors import JobFailed, NarrowcastError, Outage, Unavailable
 from narrowcast.exports import ExportRequest, ExportSpec, HubDestination, export_prefix
-from narrowcast.settings import StorageSettings
+from narrowcast.jobs.records import Job, JobKind
+from narrowcast.settings import JobSettings, StorageSettings
 from narrowcast_trainer.export.__main__ import reason_of
 from narrowcast_trainer.export.job import _tidied
 from narrowcast_trainer.export.merge import merge
@@ -128,19 +129,25 @@ def test_a_quantization_of_16_bits_is_named() -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "last_attempt", "kept"),
+    ("error", "attempt", "kept"),
     [
-        (Unavailable("the hub answered 500", code="hub_unavailable"), False, True),
-        (Unavailable("the hub answered 500", code="hub_unavailable"), True, False),
-        (JobFailed("the hub answered 403", code="hub_refused"), False, False),
+        (Unavailable("the hub answered 500", code="hub_unavailable"), 1, True),
+        (Unavailable("the hub answered 500", code="hub_unavailable"), 2, False),
+        (Outage("no answer", code="storage_unavailable"), 2, True),
+        (JobFailed("the hub answered 403", code="hub_refused"), 1, False),
     ],
 )
 def test_a_finished_export_is_kept_for_another_attempt_alone(
-    error: NarrowcastError, last_attempt: bool, kept: bool, order: ExportOrder
+    error: NarrowcastError, attempt: int, kept: bool, order: ExportOrder
 ) -> None:
     deleted: list[str] = []
     models: Any = SimpleNamespace(delete=deleted.append, delete_prefix=deleted.append)
-    with pytest.raises(type(error)), _tidied(order, models, last_attempt=last_attempt):
+    job = Job(id="export-1", kind=JobKind.EXPORT, tenant="t", spec={}, attempt=attempt)
+    running: Any = SimpleNamespace(job=job)
+    with (
+        pytest.raises(type(error)),
+        _tidied(running, order, models, JobSettings(max_attempts=2)),
+    ):
         raise error
     prefix = export_prefix(order.tenant, order.job_id)
     assert deleted == ([] if kept else [f"{prefix}manifest.json", prefix])

@@ -71,6 +71,7 @@ class LocalStack:
             "NARROWCAST_TRAINER__MODELS_DIR": str(self._models),
             "NARROWCAST_TRAINER__WORK_DIR": str(self.folder / "trainer"),
             "NARROWCAST_TRAINER__HEARTBEAT_FILE": str(self.folder / "trainer.heartbeat"),
+            "NARROWCAST_WORKER__HEARTBEAT_FILE": str(self.folder / "worker.heartbeat"),
             # The three must agree. A low maximum: on a CPU every token pays for it, whatever an adapter has.
             "NARROWCAST_SERVERS__MAX_LORA_RANK": _MAX_LORA_RANK,
             "NARROWCAST_TRAINER__MAX_LORA_RANK": _MAX_LORA_RANK,

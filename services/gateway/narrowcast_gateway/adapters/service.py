@@ -11,7 +11,7 @@ from narrowcast.deletions import DeletedAdapters
 from narrowcast.errors import Conflict, InvalidInput, NotFound
 from narrowcast_gateway.settings import ServersSettings
 
-_CACHED_MANIFESTS = 1024
+_CACHED_MANIFESTS = 16_384
 _log = logs.get(__name__)
 
 
@@ -53,6 +53,10 @@ class Adapters:
         Raises:
             NotFound: the tenant has no such adapter.
         """
+        if adapter_id in self._bases:
+            raise NotFound(
+                f"{adapter_id} is a base model, not an adapter", code="model_not_found", param=param
+            )
         if not ids.ADAPTER_ID.match(adapter_id):
             raise _no_model(adapter_id, param)
         if self._deleted.has(tenant, adapter_id):
@@ -65,8 +69,9 @@ class Adapters:
     def of_tenant(self, tenant: str) -> list[AdapterManifest]:
         """Return the tenant's adapters, newest first."""
         manifests = []
+        deleted = self._deleted.of_tenant(tenant)
         for adapter_id in self._bucket.folders(f"{ADAPTERS}{tenant}/"):
-            if self._deleted.has(tenant, adapter_id):
+            if adapter_id in deleted:
                 continue  # its files are not all gone yet
             try:
                 manifests.append(self._read(tenant, adapter_id))

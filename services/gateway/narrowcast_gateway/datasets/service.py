@@ -1,5 +1,7 @@
 """Datasets in the data bucket. Uploaded files are datasets too, under a ``file-`` id."""
 
+from functools import lru_cache
+
 from narrowcast import ids
 from narrowcast.artifacts import discard, publish, read_file, read_manifest
 from narrowcast.datasets import DatasetManifest, Row, SplitName, dataset_prefix, from_jsonl, split_file
@@ -9,6 +11,8 @@ from narrowcast.storage import Bucket
 
 DATASET = "dataset"
 FILE = "file"
+_CACHED_MANIFESTS = 16_384
+"""Of all tenants; a kilobyte or two each. A listing of more than it holds would find none of them in it."""
 _NAMED_IN = ("dataset", "validation_dataset")
 """Fields of trainings' and evaluations' specs."""
 
@@ -19,6 +23,13 @@ class Datasets:
     def __init__(self, bucket: Bucket, jobs: JobStore) -> None:
         self._bucket = bucket
         self._jobs = jobs
+
+        @lru_cache(maxsize=_CACHED_MANIFESTS)
+        def read(tenant: str, dataset_id: str) -> DatasetManifest:
+            return read_manifest(self._bucket, dataset_prefix(tenant, dataset_id), DatasetManifest)
+
+        self._read = read
+        """For listings: the store says which datasets there are, and a manifest never changes."""
 
     def write(self, manifest: DatasetManifest, files: dict[str, bytes]) -> DatasetManifest:
         """Publish a dataset."""
@@ -54,7 +65,7 @@ class Datasets:
         for dataset_id in self._bucket.folders(f"datasets/{tenant}/"):
             if ids.is_object_id(dataset_id, prefix):
                 try:
-                    manifests.append(self.get(tenant, dataset_id))
+                    manifests.append(self._read(tenant, dataset_id))
                 except NotFound:
                     continue  # no manifest yet: still being written
         return sorted(manifests, key=lambda manifest: manifest.created_at, reverse=True)
@@ -66,8 +77,15 @@ class Datasets:
             NotFound: the tenant has no such dataset.
             Conflict: ``dataset_in_use``, a job that has not ended names it. One that has trained for hours
                 could neither go on nor keep its checkpoint.
+            Unavailable: the object store failed; trying again is safe and deletes what is left.
         """
-        self.get(tenant, dataset_id)
+        try:
+            self.get(tenant, dataset_id)
+        except NotFound:
+            known = ids.is_object_id(dataset_id, DATASET) or ids.is_object_id(dataset_id, FILE)
+            if known and discard(self._bucket, dataset_prefix(tenant, dataset_id)):
+                return  # the rest of one that could not be deleted at once
+            raise
         for job in self._jobs.active():
             if job.tenant == tenant and dataset_id in {job.spec.get(name) for name in _NAMED_IN}:
                 raise Conflict(

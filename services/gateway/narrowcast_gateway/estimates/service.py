@@ -121,7 +121,7 @@ class Estimates:
             tokenized = await tokenize_rows(tokenizer, numbered, None)
         if not tokenized:
             return _Lengths([], [])
-        tokens = {row.number: len(row.whole) for row in tokenized}
+        tokens = {row.number: row.tokens for row in tokenized}
         return _Lengths([tokens[place] for place in any_], list(tokens.values()))
 
     def _content(self, tenant: str, training_file: str) -> list[Row]:

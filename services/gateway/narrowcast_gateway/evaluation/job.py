@@ -6,8 +6,10 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from narrowcast.artifacts import publish
+from narrowcast.artifacts import discard, publish
 from narrowcast.datasets import Row
+from narrowcast.errors import NotFound
+from narrowcast.jobs.records import LeaseLost
 from narrowcast.jobs.running import RunningJob
 from narrowcast_gateway.adapters.service import ModelTarget
 from narrowcast_gateway.evaluation import rouge
@@ -52,12 +54,14 @@ def evaluate(running: RunningJob, services: Services, settings: GatewaySettings)
         results=contest.results,
     )
     running.check()
-    publish(
-        services.connections.storage.data,
-        evaluation_prefix(job.tenant, job.id),
-        {PREDICTIONS: contest.predictions()},
-        manifest,
-    )
+    bucket, prefix = services.connections.storage.data, evaluation_prefix(job.tenant, job.id)
+    publish(bucket, prefix, {PREDICTIONS: contest.predictions()}, manifest)
+    try:
+        services.evaluations.get(job.tenant, job.id)
+    except NotFound:
+        # This worker stood still, a reaper ended the job and its user has deleted it: so go the texts.
+        discard(bucket, prefix)
+        raise LeaseLost(f"job {job.id} is not there any more") from None
     return manifest.model_dump(include={"rows", "tokenizer", "results"})
 
 

@@ -5,7 +5,7 @@ from fastapi.responses import StreamingResponse
 
 from narrowcast_gateway.deps import AfterQuery, LimitQuery, ServicesDep, TenantDep
 from narrowcast_gateway.evaluation.schemas import CreateEvaluation, Evaluation, EvaluationSpec
-from narrowcast_gateway.schemas import Page
+from narrowcast_gateway.schemas import Deleted, Page
 
 router = APIRouter(prefix="/evaluations", tags=["evaluations"])
 
@@ -36,6 +36,13 @@ def get_evaluation(evaluation_id: str, services: ServicesDep, tenant: TenantDep)
 def cancel_evaluation(evaluation_id: str, services: ServicesDep, tenant: TenantDep) -> Evaluation:
     """Stop an evaluation."""
     return Evaluation.of(services.evaluations.cancel(tenant, evaluation_id))
+
+
+@router.delete("/{evaluation_id}")
+def delete_evaluation(evaluation_id: str, services: ServicesDep, tenant: TenantDep) -> Deleted:
+    """Delete an ended evaluation and its answers, which repeat the dataset's texts."""
+    services.evaluations.delete(tenant, evaluation_id)
+    return Deleted(id=evaluation_id, object="evaluation")
 
 
 @router.get("/{evaluation_id}/predictions", response_class=StreamingResponse)

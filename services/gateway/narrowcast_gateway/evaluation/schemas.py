@@ -8,12 +8,12 @@ from narrowcast.artifacts import Manifest
 from narrowcast.datasets import SplitName
 from narrowcast.jobs.records import Job
 from narrowcast_gateway.evaluation.rouge import RougeScore
-from narrowcast_gateway.schemas import ErrorDetail, job_times
+from narrowcast_gateway.schemas import ErrorDetail, WithNumbers, job_times
 
 BASELINE = "nearest-report"
 
 
-class CreateEvaluation(BaseModel):
+class CreateEvaluation(WithNumbers):
     """A request for an evaluation."""
 
     model_config = ConfigDict(extra="forbid")

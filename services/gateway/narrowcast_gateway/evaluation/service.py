@@ -4,12 +4,14 @@ from collections import Counter
 from collections.abc import Iterator
 
 from narrowcast import ids
+from narrowcast.artifacts import discard
 from narrowcast.connections import Connections
-from narrowcast.errors import InvalidInput, NotFound
-from narrowcast.jobs.records import Job, JobKind
+from narrowcast.errors import Conflict, InvalidInput, NotFound
+from narrowcast.jobs.records import Job, JobKind, JobStatus
 from narrowcast_gateway.adapters.service import Adapters, ModelTarget
 from narrowcast_gateway.datasets.service import Datasets
 from narrowcast_gateway.evaluation.schemas import EvaluationSpec
+from narrowcast_gateway.training.served import ask_served
 
 PREDICTIONS = "predictions.jsonl"
 
@@ -33,18 +35,20 @@ class Evaluations:
 
         Raises:
             NotFound: no such dataset or model.
-            InvalidInput: the split is empty, or a model is named twice.
+            InvalidInput: the split is empty, a model is named twice, or one cannot give answers so long.
         """
         manifest = self._datasets.get(tenant, spec.dataset, param="dataset")
         if not manifest.rows.get(spec.split):
             raise InvalidInput(
                 f"the dataset has no rows in its {spec.split} split", code="empty_split", param="split"
             )
-        self.targets(tenant, spec)
+        targets = self.targets(tenant, spec)
         # After they are known to exist: what is repeated to the caller is a model's name.
         model, times = Counter(spec.models).most_common(1)[0]
         if times > 1:
             raise InvalidInput(f"{model} is named {times} times", code="duplicate_model", param="models")
+        if spec.max_tokens is not None:
+            _check_served(spec.max_tokens, targets)
         job = Job(
             id=ids.new_id(JobKind.EVALUATION), kind=JobKind.EVALUATION, tenant=tenant, spec=spec.model_dump()
         )
@@ -84,18 +88,57 @@ class Evaluations:
         self.get(tenant, evaluation_id)
         return self._jobs.request_cancel(evaluation_id)
 
+    def delete(self, tenant: str, evaluation_id: str) -> None:
+        """Delete an ended evaluation with its answers, which repeat the dataset's texts.
+
+        Raises:
+            NotFound: the tenant has no such evaluation.
+            Conflict: ``job_not_ended``.
+            Unavailable: the object store failed; trying again is safe.
+        """
+        if not self.get(tenant, evaluation_id).status.terminal:
+            raise Conflict(f"evaluation {evaluation_id} has not ended; cancel it first", code="job_not_ended")
+        # The record last: until then this can be repeated.
+        discard(self._bucket, evaluation_prefix(tenant, evaluation_id))
+        self._jobs.forget(evaluation_id)
+
     def predictions(self, tenant: str, evaluation_id: str) -> Iterator[bytes]:
         """Return the answers as JSON Lines in chunks.
 
         Raises:
-            NotFound: the tenant has no such evaluation, or it has not succeeded.
+            NotFound: the tenant has no such evaluation; or ``no_predictions``, it has not succeeded.
         """
-        self.get(tenant, evaluation_id)
+        status = self.get(tenant, evaluation_id).status
+        if status is not JobStatus.SUCCEEDED:
+            # Also where some lie there, of an attempt that came to nothing.
+            raise NotFound(
+                f"evaluation {evaluation_id} has no predictions: its status is {status}",
+                code="no_predictions",
+            )
         chunks = self._bucket.stream(evaluation_prefix(tenant, evaluation_id) + PREDICTIONS)
-        first = next(chunks, b"")  # so that a missing object is an error and not a broken answer
+        try:
+            first = next(chunks, b"")  # so that a missing object is an error and not a broken answer
+        except NotFound:
+            raise NotFound(
+                f"the predictions of evaluation {evaluation_id} are gone",
+                code="no_predictions",
+            ) from None
 
         def rest() -> Iterator[bytes]:
             yield first
             yield from chunks
 
         return rest()
+
+
+def _check_served(max_tokens: int, targets: list[ModelTarget]) -> None:
+    for url in {target.url for target in targets}:
+        longest = ask_served(url).max_model_len
+        # As many would leave no room for the prompt.
+        if longest is not None and max_tokens >= longest:
+            raise InvalidInput(
+                f"max_tokens must be below {longest}, the tokens of prompt and answer together that the"
+                " inference server takes (its max_model_len)",
+                code="max_tokens_not_served",
+                param="max_tokens",
+            )

@@ -1,6 +1,7 @@
 """Training files of users: JSON Lines or a JSON array, our rows or OpenAI's chats."""
 
 import json
+import unicodedata
 from typing import Any
 
 from pydantic import ValidationError
@@ -9,6 +10,9 @@ from narrowcast.datasets import Row
 from narrowcast.errors import InvalidInput
 
 _ROLES = ["system", "user", "assistant"]
+_TOOLS = ("tools", "tool_choice", "parallel_tool_calls", "functions", "tool_calls", "function_call")
+_INVISIBLE = frozenset("\u115f\u1160\u2800\u3164\uffa0")
+"""Blanks that Unicode has among letters and symbols."""
 
 
 def parse_rows(data: bytes) -> list[Row]:
@@ -48,21 +52,35 @@ def _lines(text: str) -> list[tuple[str, Any]]:
 
 
 def _row(entry: Any, place: str) -> Row:
-    if isinstance(entry, dict) and "messages" in entry:
+    if not isinstance(entry, dict):
+        raise _invalid(f"{place} is no object", param=place)
+    if "messages" in entry:
+        _refuse_tools(entry, place)
         entry = _from_chat(entry["messages"], place)
     try:
         row = Row.model_validate(entry)
     except ValidationError as error:
         first = error.errors(include_input=False)[0]
-        field = ".".join(str(part) for part in first["loc"]) or "row"
+        field = ".".join(str(part) for part in first["loc"])
         # What is no text, or not there at all, is not an empty text.
         code = "empty_output" if field == "output" and first["type"] == "string_too_short" else None
         raise _invalid(f"{place}: {field}: {first['msg']}", param=place, code=code) from None
     for field in ("instruction", "input", "output"):
-        if not getattr(row, field).strip():
+        if _is_blank(getattr(row, field)):
             code = "empty_output" if field == "output" else None
             raise _invalid(f"{place}: {field} is empty", param=place, code=code)
     return row.model_copy(update={"document": None})
+
+
+def _is_blank(text: str) -> bool:
+    """Whether nothing of it is seen: spaces, controls, format characters such as U+200B, lone marks."""
+    return all(unicodedata.category(char)[0] in "CMZ" or char in _INVISIBLE for char in text)
+
+
+def _refuse_tools(holder: dict[str, Any], place: str) -> None:
+    for name in _TOOLS:
+        if holder.get(name):
+            raise _invalid(f"{place}: {name} cannot be trained with here; leave the row out", param=place)
 
 
 def _from_chat(messages: Any, place: str) -> dict[str, Any]:
@@ -72,7 +90,10 @@ def _from_chat(messages: Any, place: str) -> dict[str, Any]:
         raise _invalid(
             f"{place}: messages must be one system, one user and one assistant message", param=place
         )
-    if messages[-1].get("weight", 1) != 1:
+    for message in messages:
+        _refuse_tools(message, place)
+    weight = messages[-1].get("weight", 1)
+    if weight != 1 or isinstance(weight, bool):
         raise _invalid(
             f"{place}: the assistant's message has a weight other than 1; leave the row out, or the weight",
             param=place,

@@ -65,5 +65,6 @@ class Files:
             NotFound: the tenant has no such file.
             Conflict: ``dataset_in_use``, a job that has not ended names it.
         """
-        self.get(tenant, file_id)
+        if not ids.is_object_id(file_id, FILE):
+            raise NotFound("no such file")
         self._datasets.delete(tenant, file_id)

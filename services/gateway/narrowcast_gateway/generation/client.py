@@ -11,13 +11,15 @@ from typing import Any
 
 import httpx
 
-from narrowcast.errors import InvalidInput, NarrowcastError, Unavailable
+from narrowcast.errors import InvalidInput, NarrowcastError, Outage, Unavailable
 from narrowcast_gateway.adapters.service import ModelTarget
 
 _CONTEXT_MARKS = ("context length", "max_model_len", "maximum model length", "longer than the maximum")
 _ANSWER_LENGTHS = ("max_completion_tokens", "max_tokens")
 _BAD_REQUEST = 400
 _NOT_FOUND = 404
+_OF_A_PROXY = {502, 503, 504}
+"""Of one that stands before vLLM and finds it away."""
 _HEALTH_TIMEOUT_S = 2.0
 _ASK_AGAIN_S = 10
 """While training has the GPU; nobody is kept waiting who is not at work on a job."""
@@ -123,9 +125,9 @@ def _chat_url(target: ModelTarget) -> str:
     return f"{target.url.rstrip('/')}/v1/chat/completions"
 
 
-def _unreachable(target: ModelTarget) -> Unavailable:
+def _unreachable(target: ModelTarget) -> Outage:
     base = target.adapter.base.name if target.adapter else target.name
-    return Unavailable(f"the inference server of {base} does not answer", code="inference_unavailable")
+    return Outage(f"the inference server of {base} does not answer", code="inference_unavailable")
 
 
 def _adapter_fault(response: httpx.Response) -> str | None:
@@ -178,4 +180,6 @@ def _failure(
     if _BAD_REQUEST <= status < 500:
         message = f"the inference server refuses {param or 'a parameter of the request'}"
         return InvalidInput(message, code="invalid_request", param=param)
+    if status in _OF_A_PROXY:
+        return _unreachable(target)
     return Unavailable("the inference server failed", code="inference_failed")

@@ -11,7 +11,7 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from narrowcast import logs
 from narrowcast.errors import NarrowcastError
 from narrowcast_gateway.deps import ServicesDep, TenantDep
-from narrowcast_gateway.errors import error_body, status_of
+from narrowcast_gateway.errors import domain_body
 from narrowcast_gateway.generation.leaving import unless_caller_leaves
 from narrowcast_gateway.generation.schemas import ChatCompletionRequest, CreateReport, Report
 
@@ -42,8 +42,7 @@ async def _server_sent_events(
         except NarrowcastError as error:
             # The status is long sent; OpenAI's clients raise on an error event.
             _log.error("stream_failed", exc_info=error)
-            body = error_body(status_of(error), error.message, error.code, error.param)
-            yield f"data: {json.dumps(body)}\n\n"
+            yield f"data: {json.dumps(domain_body(error))}\n\n"
             return
         yield "data: [DONE]\n\n"
 

@@ -14,6 +14,8 @@ from pydantic import (
     model_validator,
 )
 
+from narrowcast_gateway.schemas import WithNumbers
+
 # What Python reads from JSON and cannot send on as JSON: infinities and NaN, and lone surrogates. Pydantic
 # looks for those only in a string that has a bound, be it one that bounds nothing.
 _SENDABLE: Final = ConfigDict(extra="forbid", allow_inf_nan=False, str_min_length=0)
@@ -35,7 +37,7 @@ def _one_or_list(one: Any, many: Any) -> WrapValidator:
     return WrapValidator(check)
 
 
-class _OpenAIShape(BaseModel):
+class _OpenAIShape(WithNumbers):
     """What clients of OpenAI fill in: a null for a parameter that is not here asks for nothing."""
 
     model_config = _SENDABLE
@@ -120,7 +122,7 @@ class ChatCompletionRequest(_OpenAIShape):
         return self.model_dump(exclude_none=True, exclude={"user"}) | {"model": served_as}
 
 
-class CreateReport(BaseModel):
+class CreateReport(WithNumbers):
     """A RIS's request for a draft."""
 
     model_config = _SENDABLE

@@ -6,6 +6,7 @@ from fastapi import APIRouter, Header
 from fastapi.responses import PlainTextResponse
 
 from narrowcast_gateway.deps import ServicesDep, TenantDep
+from narrowcast_gateway.previews.accepting import prefers_text
 from narrowcast_gateway.previews.schemas import CreatePreview, FineTuningPreview
 
 router = APIRouter(prefix="/fine_tuning/previews", tags=["fine-tuning"])
@@ -29,6 +30,6 @@ async def create_fine_tuning_preview(
     """
     with request.naming():
         preview = FineTuningPreview.of(await services.previews.create(tenant, request.question()))
-    if accept.startswith("text/plain"):
+    if prefers_text(accept):
         return PlainTextResponse(preview.as_text())
     return preview

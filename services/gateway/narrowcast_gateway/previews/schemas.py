@@ -69,8 +69,8 @@ class PreviewRow(BaseModel):
         row = shown.row
         return cls(
             row=row.number,
-            tokens=len(row.whole),
-            trained_tokens=len(row.whole) - row.mask_from,
+            tokens=row.tokens,
+            trained_tokens=row.tokens - row.mask_from,
             refused=Refusal(code=row.fault, message=f"such rows {FAULTS[row.fault]}") if row.fault else None,
             segments=[
                 PreviewSegment(text=segment.text, trained=segment.trained, tokens=segment.tokens)

@@ -1,8 +1,8 @@
 """Shows what a training would see, before any GPU is touched. Nothing is queued, kept or logged."""
 
 import asyncio
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import httpx
@@ -52,14 +52,12 @@ class TokenizedRow:
 
     number: int
     """From 1, as the trainer's errors count them."""
-    prompt: list[int]
-    whole: list[int]
+    tokens: int
+    mask_from: int
+    """How many tokens at the beginning are not trained."""
     fault: Fault | None
-
-    @property
-    def mask_from(self) -> int:
-        """How many tokens at the beginning are not trained."""
-        return len(self.whole) if self.fault == "chat_template_mismatch" else len(self.prompt)
+    ids: list[int] = field(default_factory=list)
+    """All of its tokens; none of a row that is only counted: those of a whole file would be a gigabyte."""
 
 
 @dataclass(frozen=True)
@@ -144,7 +142,12 @@ class Previews:
         numbered = list(enumerate(rows, 1))
         shown = numbered[start : start + question.rows]
         limits = await tokenizer.limits(max_length)
-        tokenized = await tokenize_rows(tokenizer, numbered if question.whole_file else shown, limits)
+        tokenized = await tokenize_rows(
+            tokenizer,
+            numbered if question.whole_file else shown,
+            limits,
+            keep={number for number, _ in shown},
+        )
         by_number = {row.number: row for row in tokenized}
         return Preview(
             base_model=question.base_model,
@@ -166,7 +169,10 @@ class Previews:
 
 
 async def tokenize_rows(
-    tokenizer: BaseTokenizer, rows: Sequence[tuple[int, Row]], limits: RowLimits | None
+    tokenizer: BaseTokenizer,
+    rows: Sequence[tuple[int, Row]],
+    limits: RowLimits | None,
+    keep: Container[int] = (),
 ) -> list[TokenizedRow]:
     """Return numbered rows as the trainer's tokenizer makes them.
 
@@ -174,6 +180,7 @@ async def tokenize_rows(
         tokenizer: the base's.
         rows: and their numbers.
         limits: what they are held against; None: nothing, they are only counted.
+        keep: numbers of those whose token ids are wanted.
 
     Raises:
         InvalidInput, Unavailable: as :class:`BaseTokenizer`.
@@ -186,7 +193,8 @@ async def tokenize_rows(
         fault: Fault | None = None
         if limits is not None:
             fault = mask_fault(prompt, whole, limits) if row.output.strip() else "empty_output"
-        return TokenizedRow(number, prompt, whole, fault)
+        mask_from = len(whole) if fault == "chat_template_mismatch" else len(prompt)
+        return TokenizedRow(number, len(whole), mask_from, fault, whole if number in keep else [])
 
     done: list[TokenizedRow] = []
     for start in range(0, len(rows), _ROWS_AT_ONCE):
@@ -198,29 +206,29 @@ async def tokenize_rows(
 async def _show(tokenizer: BaseTokenizer, row: TokenizedRow) -> ShownRow:
     cut = row.mask_from
     # By runs, not by tokens: a Cyrillic letter may be two tokens, of which neither is text.
-    before, everything = await tokenizer.text(row.whole[:cut]), await tokenizer.text(row.whole)
+    before, everything = await tokenizer.text(row.ids[:cut]), await tokenizer.text(row.ids)
     # Alone, some tokenizers would drop the answer's first space.
     after = everything.removeprefix(before)
     if not everything.startswith(before):
-        after = await tokenizer.text(row.whole[cut:])
+        after = await tokenizer.text(row.ids[cut:])
     segments = [Segment(before, trained=False, tokens=cut)]
-    if cut < len(row.whole):
-        segments.append(Segment(after, trained=True, tokens=len(row.whole) - cut))
+    if cut < row.tokens:
+        segments.append(Segment(after, trained=True, tokens=row.tokens - cut))
     return ShownRow(row, segments)
 
 
 def summarize(rows: Sequence[TokenizedRow]) -> Summary:
     """Return what the rows, of which there is at least one, have in sum."""
-    longest = max(rows, key=lambda row: len(row.whole))
+    longest = max(rows, key=lambda row: row.tokens)
     faults = []
     for fault in FAULTS:
         numbers = [row.number for row in rows if row.fault == fault]
         if numbers:
             faults.append(FaultyRows(fault, len(numbers), numbers[:_NAMED_ROWS]))
     return Summary(
-        tokens=sum(len(row.whole) for row in rows),
-        trained_tokens=sum(len(row.whole) - row.mask_from for row in rows),
+        tokens=sum(row.tokens for row in rows),
+        trained_tokens=sum(row.tokens - row.mask_from for row in rows),
         longest_row=longest.number,
-        longest_row_tokens=len(longest.whole),
+        longest_row_tokens=longest.tokens,
         faults=faults,
     )

@@ -37,6 +37,8 @@ USERS: dict[str, tuple[Grant, ...]] = {
         Grant("documents", ("write", "delete", "list")),
         Grant("data", ("read", "list")),
         Grant("data", ("write", "delete"), "datasets/"),
+        # Hands out the answers of evaluations and deletes them; it cannot put anything in their place.
+        Grant("data", ("delete",), "evaluations/"),
         Grant("models", ("read", "list")),
         # Hands out adapters and exports and deletes them; it cannot put anything in their place.
         Grant("models", ("delete",), ADAPTERS),

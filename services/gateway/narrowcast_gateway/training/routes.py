@@ -75,7 +75,9 @@ def list_fine_tuning_events(
     `Last-Event-ID`, which browsers send of their own, or with `after`; `limit` does not apply.
     """
     if stream:
-        return streams.response(tenant, job_id, last_event_id or after)
+        if last_event_id:
+            return streams.response(tenant, job_id, last_event_id, param="Last-Event-ID")
+        return streams.response(tenant, job_id, after)
     events, more = services.training.events(tenant, job_id, after, limit)
     return Page(data=[FineTuningEvent.of(event) for event in events], has_more=more)
 

@@ -25,7 +25,7 @@ from pydantic import (
 from narrowcast.checkpoints import CheckpointManifest
 from narrowcast.errors import NarrowcastError
 from narrowcast.jobs.records import Job, JobEvent
-from narrowcast.jobs.schedule import HIGHEST_PRIORITY, MOST_ATTEMPTS, RunWindow, Schedule
+from narrowcast.jobs.schedule import HIGHEST_PRIORITY, MOST_ATTEMPTS, RunWindow, Schedule, iana_zones
 from narrowcast.sweeps import SearchSpace, Trial
 from narrowcast.training import (
     LINEAR_KINDS,
@@ -36,13 +36,14 @@ from narrowcast.training import (
     SchedulerName,
     TrainingSpec,
 )
-from narrowcast_gateway.schemas import ErrorDetail, job_times, seconds
+from narrowcast_gateway.schemas import ErrorDetail, WithNumbers, job_times, refuse_truth_values, seconds
 from narrowcast_gateway.training.results import result_file_id
 from narrowcast_gateway.training.service import HYPERPARAMETERS
 
 _MAY_BE_AUTO: Final = ("n_epochs", "batch_size", "learning_rate_multiplier")
 _BOUNDS: Final = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
 _LONGEST_WAIT_S: Final = 366 * 86_400
+_RFC_3339: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:")
 _SUFFIX: Final = "^[a-z0-9](?:[a-z0-9-]{0,38}[a-z0-9])?$"
 
 
@@ -76,6 +77,21 @@ def _with_bounds(schema: dict[str, Any]) -> None:
             field["description"] = " ".join([*said, f"Default: {json.dumps(known['default'])}."])
 
 
+def _no_bare_number(value: Any) -> Any:
+    # Pydantic would take "2026" for that second of 1970; what follows the hour it checks itself.
+    if isinstance(value, str) and not _RFC_3339.match(value):
+        raise ValueError(
+            "Unix seconds as a number, or RFC 3339 with an offset, such as 2026-11-22T20:00:00+03:00"
+        )
+    return value
+
+
+def _in_an_iana_zone(window: RunWindow | None) -> RunWindow | None:
+    if window is not None and window.time_zone not in iana_zones():
+        raise ValueError("time_zone is no IANA name such as Europe/Moscow")
+    return window
+
+
 def _within_a_year(value: datetime | None) -> datetime | None:
     if value is None:
         return None
@@ -92,7 +108,7 @@ def _begins_an_id(value: str | None) -> str | None:
     return value
 
 
-class HyperparametersRequest(BaseModel):
+class HyperparametersRequest(WithNumbers):
     """OpenAI's three, which may be `"auto"`, and ours; what is left out takes the default."""
 
     model_config = ConfigDict(extra="forbid", json_schema_extra=_with_bounds)
@@ -128,12 +144,11 @@ class HyperparametersRequest(BaseModel):
     sweep: SearchSpace | None = None
     """What they vary; left out, the learning rate, the rank and the dropout around the job's own."""
 
-    @field_validator("*", mode="before")
+    @field_validator("sweep", mode="before")
     @classmethod
-    def _no_truth_value(cls, value: Any) -> Any:
-        if isinstance(value, bool):
-            raise ValueError("true and false are no numbers here")  # noqa: TRY004 - pydantic's errors are these
-        return value
+    def _no_truth_value_within(cls, sweep: Any) -> Any:
+        refuse_truth_values(sweep)
+        return sweep
 
 
 class SupervisedMethod(BaseModel):
@@ -153,7 +168,7 @@ class Method(BaseModel):
     supervised: SupervisedMethod = SupervisedMethod()
 
 
-class WithHyperparameters(BaseModel):
+class WithHyperparameters(WithNumbers):
     """A request that sets hyper-parameters, in either of OpenAI's places."""
 
     model_config = ConfigDict(extra="forbid")
@@ -204,9 +219,11 @@ class CreateFineTuningJob(WithHyperparameters):
     seed: int | None = Field(None, ge=0, le=2**31 - 1)
     priority: int = Field(0, ge=-HIGHEST_PRIORITY, le=HIGHEST_PRIORITY)
     """Higher goes first, before fairness between tenants and age. It stops nothing that runs."""
-    not_before: Annotated[AwareDatetime | None, AfterValidator(_within_a_year)] = None
+    not_before: Annotated[
+        AwareDatetime | None, BeforeValidator(_no_bare_number), AfterValidator(_within_a_year)
+    ] = None
     """Unix seconds, or RFC 3339 with an offset: the job waits until then, a year at most."""
-    run_window: RunWindow | None = None
+    run_window: Annotated[RunWindow | None, AfterValidator(_in_an_iana_zone)] = None
     """Train at these hours only, for instance at night; what has not ended by then goes on the next day."""
     max_attempts: int | None = Field(None, ge=1, le=MOST_ATTEMPTS)
     """Starts that may be lost to failures of machines; the site's setting is the default."""

@@ -18,7 +18,7 @@ from narrowcast.jobs.records import Job, JobEvent, JobKind
 from narrowcast.jobs.store import JobStore
 from narrowcast.jobs.writing import event_of, event_place, events_key, record_key
 from narrowcast.settings import RedisSettings
-from narrowcast_gateway.errors import error_body, status_of
+from narrowcast_gateway.errors import domain_body
 from narrowcast_gateway.training.schemas import FineTuningEvent
 
 _log = logs.get(__name__)
@@ -57,13 +57,16 @@ class EventStreams:
         """Close the connections."""
         await self._redis.aclose()
 
-    def response(self, tenant: str, job_id: str, after: str | None) -> StreamingResponse:
+    def response(
+        self, tenant: str, job_id: str, after: str | None, *, param: str = "after"
+    ) -> StreamingResponse:
         """Return the answer that streams a job's events until the job has ended.
 
         Args:
             tenant: who asks.
             job_id: a job of that tenant.
             after: the last event that the caller has seen; None for all events.
+            param: where the request says so, for errors.
 
         Raises:
             NotFound: the tenant has no such training job.
@@ -72,7 +75,7 @@ class EventStreams:
         """
         self._jobs.get(job_id, tenant=tenant, kind=JobKind.TRAINING)
         if after is not None and event_place(after) is None:
-            raise InvalidInput("not an event's id", code="invalid_parameter", param="after")
+            raise InvalidInput("not an event's id", code="invalid_parameter", param=param)
         if self._open[tenant] >= self._most_per_tenant:
             raise Unavailable(
                 f"{self._most_per_tenant} event streams are open already", code="too_many_streams"
@@ -103,8 +106,7 @@ class EventStreams:
         except NarrowcastError as error:
             # The status is long sent; OpenAI's clients raise on an error event.
             _log.error("event_stream_failed", exc_info=error)
-            body = error_body(status_of(error), error.message, error.code, error.param)
-            yield f"data: {json.dumps(body)}\n\n"
+            yield f"data: {json.dumps(domain_body(error))}\n\n"
             return
         yield "data: [DONE]\n\n"
 

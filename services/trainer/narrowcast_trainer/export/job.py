@@ -1,6 +1,7 @@
 """An export as the worker sees it: run it in a process of its own, tidy up. It takes no GPU."""
 
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -11,7 +12,8 @@ from narrowcast.errors import NarrowcastError, Unavailable
 from narrowcast.exports import ExportSpec, export_prefix
 from narrowcast.jobs.heartbeat import Heartbeat
 from narrowcast.jobs.records import LeaseLost
-from narrowcast.jobs.running import Cancelled, RunningJob
+from narrowcast.jobs.running import Cancelled, RunningJob, ends_job
+from narrowcast.settings import JobSettings
 from narrowcast.storage import Bucket
 from narrowcast_trainer.export.order import ExportOrder
 from narrowcast_trainer.process import Supervision
@@ -38,15 +40,14 @@ def export(running: RunningJob, models: Bucket, settings: TrainerSettings) -> di
         log_level=settings.log_level,
     )
     heartbeat = Heartbeat(settings.trainer.heartbeat_file)
-    last_attempt = job.attempts_used_up(settings.jobs.max_attempts)
-    with _tidied(order, models, last_attempt=last_attempt), heartbeat.busy():
+    with _tidied(running, order, models, settings.jobs), heartbeat.busy():
         if running.cancelled.is_set():
             raise Cancelled
         return Supervision(running, order, heartbeat.beat).run()
 
 
 @contextmanager
-def _tidied(order: ExportOrder, models: Bucket, *, last_attempt: bool) -> Iterator[None]:
+def _tidied(running: RunningJob, order: ExportOrder, models: Bucket, settings: JobSettings) -> Iterator[None]:
     try:
         yield
     except LeaseLost:
@@ -55,7 +56,7 @@ def _tidied(order: ExportOrder, models: Bucket, *, last_attempt: bool) -> Iterat
         _discard(models, order)
         raise
     except NarrowcastError as error:
-        if last_attempt or not isinstance(error, Unavailable):
+        if ends_job(running.job, error, settings, time.time()):
             _discard(models, order)
         raise
     finally:
