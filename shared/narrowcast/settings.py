@@ -74,8 +74,8 @@ class JobSettings(BaseModel):
     outage_patience_s: float = Field(3600.0, ge=0)
     """How long an attempt bears that the object store, an inference server or Redis does not answer,
     before it is used up. 0: not at all."""
-    record_ttl_s: int = Field(7 * 24 * 3600, gt=0)
-    """A finished record stays in Redis this long after its copy in S3 was written."""
+    record_ttl_s: int = Field(24 * 3600, gt=0)
+    """A finished record, with up to 8 MB of events, stays in Redis this long after it was copied to S3."""
 
 
 class MetricsSettings(BaseModel):

@@ -11,8 +11,9 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from python_multipart.multipart import parse_options_header
 from starlette.datastructures import ImmutableMultiDict
 
-from narrowcast.errors import InvalidInput, Unauthenticated
-from narrowcast_gateway.middleware import BODY_END
+from narrowcast.errors import InvalidInput
+from narrowcast_gateway.keys.service import ApiKey
+from narrowcast_gateway.middleware import API_KEY, BODY_END
 from narrowcast_gateway.services import Services
 from narrowcast_gateway.training.stream import EventStreams
 
@@ -37,16 +38,17 @@ EventStreamsDep = Annotated[EventStreams, Depends(get_event_streams)]
 
 
 def get_tenant(
-    services: ServicesDep, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
+    request: Request,
+    services: ServicesDep,
+    credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
 ) -> str:
     """Return the tenant that the request's key belongs to.
 
     Raises:
         Unauthenticated: no key, or not a valid one.
     """
-    if credentials is None:
-        raise Unauthenticated("an API key is required: Authorization: Bearer <key>", code="missing_api_key")
-    return services.keys.authenticate(credentials.credentials).tenant
+    known: ApiKey | None = request.scope.get(API_KEY)
+    return (known or services.keys.require(credentials.credentials if credentials else None)).tenant
 
 
 TenantDep = Annotated[str, Depends(get_tenant)]

@@ -95,6 +95,16 @@ def _answer(
     return JSONResponse(error_body(status, message, code, param), status, headers)
 
 
+def answer_of(error: errors.NarrowcastError | redis.RedisError) -> JSONResponse:
+    """Return the answer that tells of a domain error, or of Redis' own."""
+    if isinstance(error, errors.NarrowcastError):
+        return _answer(status_of(error), _message(error), error.code, error.param)
+    _log.error("redis_unavailable", exc_info=error)
+    away = isinstance(error, redis.ConnectionError | redis.TimeoutError)
+    message = "does not answer" if away else "refuses; its memory or disk may be full"
+    return _answer(503, f"the job store {message}", "job_store_unavailable")
+
+
 async def _domain_error(_request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, errors.NarrowcastError)  # noqa: S101
     status = status_of(error)
@@ -102,7 +112,7 @@ async def _domain_error(_request: Request, error: Exception) -> JSONResponse:
         _log.error("request_failed", status=status, exc_info=error)
     elif _is_the_stores(error):
         _log.warning("object_missing", exc_info=error)
-    return _answer(status, _message(error), error.code, error.param)
+    return answer_of(error)
 
 
 async def _validation_error(request: Request, error: Exception) -> JSONResponse:
@@ -191,10 +201,8 @@ async def _http_error(request: Request, error: Exception) -> JSONResponse:
 
 
 async def _redis_error(_request: Request, error: Exception) -> JSONResponse:
-    _log.error("redis_unavailable", exc_info=error)
-    away = isinstance(error, redis.ConnectionError | redis.TimeoutError)
-    message = "does not answer" if away else "refuses; its memory or disk may be full"
-    return _answer(503, f"the job store {message}", "job_store_unavailable")
+    assert isinstance(error, redis.RedisError)  # noqa: S101
+    return answer_of(error)
 
 
 def unexpected() -> JSONResponse:

@@ -83,7 +83,7 @@ def create_services(settings: GatewaySettings, connections: Connections, http: h
         adapters=adapters,
         corpora=Corpora(connections, settings.uploads),
         datasets=datasets,
-        files=Files(datasets),
+        files=Files(datasets, settings.uploads.max_training_file_bytes),
         result_files=ResultFiles(connections.jobs, adapters),
         training=training,
         estimates=Estimates(EstimateFacts(connections.redis), training, datasets, settings.servers, http),

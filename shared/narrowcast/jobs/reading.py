@@ -1,10 +1,11 @@
 """Job records, events and indexes as they are read: live ones from Redis, archived ones from S3."""
 
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any, Final
 
 import redis
-from pydantic import BaseModel, ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from narrowcast import ids, logs
 from narrowcast.errors import NotFound
@@ -18,11 +19,9 @@ TENANTS_KEY: Final = "nc:jobs:tenants"
 """A hash: whose each job is, also after Redis has forgotten its record."""
 
 
-class JobArchive(BaseModel):
-    """What remains of a job in S3."""
-
-    job: Job
-    events: list[JobEvent]
+_EVENTS: Final = TypeAdapter(list[JobEvent])
+_CACHED_EVENTS: Final = 4
+"""Archived jobs whose events are kept in memory, some 10 MB each: a client reads them page by page."""
 
 
 class JobReader:
@@ -32,6 +31,12 @@ class JobReader:
         # redis-py types every answer as "bytes or str, or an awaitable of them"; ours decodes and is sync.
         self._redis: Any = client
         self._archive = archive
+
+        @lru_cache(maxsize=_CACHED_EVENTS)
+        def archived_events(tenant: str, job_id: str) -> list[JobEvent]:
+            return _EVENTS.validate_json(archive.get(events_archive_key(tenant, job_id)))
+
+        self._archived_events = archived_events
 
     def get(self, job_id: str, *, tenant: str | None = None, kind: JobKind | None = None) -> Job:
         """Return a job, live or archived.
@@ -51,7 +56,7 @@ class JobReader:
             owner = self._redis.hget(TENANTS_KEY, job_id)
             if owner is None:
                 raise no_job(job_id)
-            job = self._archived(owner, job_id).job
+            job = Job.model_validate_json(self._archive.get(archive_key(owner, job_id)))
         if (tenant is not None and job.tenant != tenant) or (kind is not None and job.kind is not kind):
             raise no_job(job_id)
         return job
@@ -93,7 +98,7 @@ class JobReader:
         """Return a job's events, oldest first."""
         entries = self._redis.xrange(events_key(job_id))
         if not entries and not self._redis.exists(record_key(job_id)):
-            return self._archived(tenant, job_id).events
+            return self._archived_events(tenant, job_id)
         return [event_of(entry_id, fields) for entry_id, fields in entries]
 
     def events_page(
@@ -108,7 +113,7 @@ class JobReader:
         if after is not None and event_place(after) is None:
             raise NotFound("no such event", param="after")
         if not self._redis.exists(key, record_key(job_id)):
-            return page_of(self._archived(tenant, job_id).events[::-1], after, limit, kind="event")
+            return page_of(self._archived_events(tenant, job_id)[::-1], after, limit, kind="event")
         if after is not None and not self._redis.xrange(key, after, after):
             raise NotFound("no such event", param="after")
         newest = "+" if after is None else f"({after}"
@@ -125,9 +130,6 @@ class JobReader:
             except ValidationError:  # see writing.active
                 _log.warning("job_record_not_understood", job_id=job_id)
 
-    def _archived(self, tenant: str, job_id: str) -> JobArchive:
-        return JobArchive.model_validate_json(self._archive.get(archive_key(tenant, job_id)))
-
 
 def no_job(job_id: str, *, param: str | None = None) -> NotFound:
     """Return the error for a job that is not there; what has no id's form may be a name, and is not told."""
@@ -141,5 +143,15 @@ def index_key(kind: JobKind, tenant: str) -> str:
 
 
 def archive_key(tenant: str, job_id: str) -> str:
-    """Return where an ended job lies in the data bucket."""
+    """Return where an ended job's record lies in the data bucket."""
     return f"jobs/{tenant}/{job_id}.json"
+
+
+def events_archive_key(tenant: str, job_id: str) -> str:
+    """Return where its events lie: apart, as they are megabytes where a record is a kilobyte."""
+    return f"jobs/{tenant}/{job_id}.events.json"
+
+
+def events_to_archive(events: list[JobEvent]) -> bytes:
+    """Return them as they are archived."""
+    return _EVENTS.dump_json(events)

@@ -18,7 +18,15 @@ from narrowcast.errors import Conflict, NotFound
 from narrowcast.jobs.counters import Requeue
 from narrowcast.jobs.line import WaitingLine
 from narrowcast.jobs.queue import IN_LINE, JobQueue
-from narrowcast.jobs.reading import TENANTS_KEY, JobArchive, JobReader, archive_key, index_key, no_job
+from narrowcast.jobs.reading import (
+    TENANTS_KEY,
+    JobReader,
+    archive_key,
+    events_archive_key,
+    events_to_archive,
+    index_key,
+    no_job,
+)
 from narrowcast.jobs.records import RETRY_AFTER_S, Job, JobError, JobEvent, JobKind, JobStatus
 from narrowcast.jobs.writing import (
     ACTIVE_KEY,
@@ -263,10 +271,9 @@ class JobStore(JobReader):
             except ValidationError:  # see writing.active
                 _log.warning("job_record_not_understood", job_id=job_id)
                 continue
-            archive = JobArchive(job=job, events=self.events(job_id, job.tenant))
-            self._archive.put(
-                archive_key(job.tenant, job_id), archive.model_dump_json().encode(), _ARCHIVE_TYPE
-            )
+            events = events_to_archive(self.events(job_id, job.tenant))
+            self._archive.put(events_archive_key(job.tenant, job_id), events, _ARCHIVE_TYPE)
+            self._archive.put(archive_key(job.tenant, job_id), job.model_dump_json().encode(), _ARCHIVE_TYPE)
             with self._redis.pipeline(transaction=True) as pipe:
                 pipe.srem(TO_ARCHIVE_KEY, job_id)
                 pipe.expire(record_key(job_id), self._settings.record_ttl_s)

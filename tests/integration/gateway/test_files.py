@@ -194,6 +194,16 @@ def test_a_file_is_not_deleted_as_a_dataset(gateway: Any, error: Error) -> None:
     assert gateway.http.get(f"/v1/files/{file_id}/content").status_code == 200
 
 
+def test_a_file_that_would_fill_the_memory_is_refused(
+    gateway: Any, error: Error, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = json.dumps(ROW) + "\n"
+    monkeypatch.setattr(gateway.services.files, "_max_bytes", 9 * len(line))
+    assert upload(gateway, line * 9).status_code == 200
+    assert error(upload(gateway, line * 10), 413, "file_too_large")["param"] == "file"
+    assert len(gateway.http.get("/v1/files").json()["data"]) == 1
+
+
 @pytest.mark.parametrize("failing", ["delete", "delete_prefix"])
 def test_a_deletion_that_the_object_store_breaks_off_is_repeated(
     gateway: Any, error: Error, monkeypatch: pytest.MonkeyPatch, failing: str

@@ -1,5 +1,6 @@
 """Every endpoint wants a key, and a key opens its tenant's things only."""
 
+import asyncio
 import re
 from collections.abc import Callable
 from typing import Any
@@ -134,3 +135,30 @@ def test_the_reference_page_needs_nothing_from_outside(gateway: Any) -> None:
     for source in sources:
         assert source.startswith("/"), source
         assert gateway.http.get(source).status_code == 200
+
+
+@pytest.mark.parametrize("key", [None, b"Bearer nc-nobody", b"Basic eDp5"])
+@pytest.mark.parametrize("path", ["files", "corpora", "reports", "chat/completions"])
+def test_no_body_is_read_from_who_has_no_key(gateway: Any, key: bytes | None, path: str) -> None:
+    """A form goes to the disk and JSON into memory as it is read: anybody could fill both."""
+    form = path in {"files", "corpora"}
+    headers = [(b"content-type", b"multipart/form-data; boundary=b" if form else b"application/json")]
+    headers += [(b"authorization", key)] if key is not None else []
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": f"/v1/{path}",
+        "query_string": b"",
+        "headers": headers,
+    }
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        pytest.fail("its body was read")
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    asyncio.run(gateway.http.app(scope, receive, send))
+    assert sent[0]["status"] == 401
+    assert (b"www-authenticate", b"Bearer") in sent[0]["headers"]

@@ -15,6 +15,7 @@ from narrowcast.jobs.records import JobKind, JobStatus, LeaseLost
 from narrowcast.jobs.schedule import Schedule
 from narrowcast.jobs.writing import events_key, record_key
 from narrowcast.settings import Settings
+from narrowcast.storage import Bucket
 
 from .records import new_job, queue_length
 
@@ -234,3 +235,32 @@ def test_a_checkpoint_that_no_worker_lived_to_keep_is_missed(connections: Connec
     assert (warning.level, warning.data) == ("warn", {"code": "worker_lost"})
     assert warning.message == "no checkpoint was kept: the worker was lost in each of 1 attempts"
     assert end.message == "the job is cancelled"
+
+
+def test_of_an_archived_job_only_what_is_asked_for_is_read(
+    connections: Connections, tenant: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its events are megabytes; a listing shows a hundred such jobs, and a client pages through events."""
+    job = new_job(tenant)
+    connections.jobs.submit(job)
+    for number in range(9):
+        connections.jobs.add_event(job.id, f"event {number}")
+    connections.jobs.request_cancel(job.id)
+    connections.jobs.archive_ended()
+    connections.redis.delete(record_key(job.id), events_key(job.id))
+    read: list[str] = []
+    get = Bucket.get
+
+    def counted(bucket: Bucket, key: str) -> bytes:
+        read.append(key)
+        return get(bucket, key)
+
+    monkeypatch.setattr(Bucket, "get", counted)
+    assert connections.jobs.page(JobKind.TRAINING, tenant)[0][0].status is JobStatus.CANCELLED
+    assert read == [f"jobs/{tenant}/{job.id}.json"]
+    after = None
+    more = True
+    while more:
+        page, more = connections.jobs.events_page(job.id, tenant, after=after, limit=2)
+        after = page[-1].id
+    assert read[1:] == [f"jobs/{tenant}/{job.id}.events.json"]

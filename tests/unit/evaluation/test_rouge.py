@@ -170,3 +170,16 @@ def test_plain_english_scores_as_with_the_stock_tokenizer() -> None:
         assert ours[metric].f1 == pytest.approx(stock[metric].fmeasure)
         assert ours[metric].precision == pytest.approx(stock[metric].precision)
         assert ours[metric].recall == pytest.approx(stock[metric].recall)
+
+
+def test_scoring_ends_when_it_has_to() -> None:
+    """Thousands of reports take longer than a worker is given to stop."""
+    left = [3]
+
+    def stop() -> None:
+        left[0] -= 1
+        if not left[0]:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        score(["норма"] * 100_000, ["норма"] * 100_000, stop)

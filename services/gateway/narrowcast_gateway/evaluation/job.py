@@ -79,7 +79,10 @@ class _Contest:
     def add_baseline(self, train: Sequence[Row]) -> None:
         started = time.monotonic()
         nearest = NearestReport([(row.instruction, row.input, row.output) for row in train])
-        answers = [nearest.answer(row.instruction, row.input) for row in self._rows]
+        answers = []
+        for row in self._rows:
+            self._running.check()
+            answers.append(nearest.answer(row.instruction, row.input))
         self._add(BASELINE, "baseline", answers, 0, time.monotonic() - started)
 
     def add_model(self, target: ModelTarget, settings: GatewaySettings, max_tokens: int | None) -> None:
@@ -99,7 +102,8 @@ class _Contest:
 
     def _add(self, name: str, kind: Any, answers: list[str], truncated: int, seconds: float) -> None:
         self._answers[name] = answers
-        scores = rouge.score([row.output for row in self._rows], answers)
+        # Asked at each row: scoring thousands takes longer than a worker is given to stop.
+        scores = rouge.score([row.output for row in self._rows], answers, self._running.check)
         self.results.append(
             ContestantResult(
                 model=name, kind=kind, rouge=scores, truncated=truncated, seconds=round(seconds, 2)

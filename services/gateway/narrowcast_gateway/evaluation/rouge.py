@@ -4,7 +4,7 @@ Lin, "ROUGE: a Package for Automatic Evaluation of Summaries" (2004), as compute
 ``rouge_score`` with :class:`~narrowcast_gateway.evaluation.tokenization.RussianTokenizer`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import numpy as np
@@ -30,11 +30,18 @@ class RougeScore(BaseModel):
     high: float = Field(ge=0, le=1)
 
 
-def score(references: Sequence[str], candidates: Sequence[str]) -> dict[str, RougeScore]:
+def score(
+    references: Sequence[str], candidates: Sequence[str], beat: Callable[[], None] | None = None
+) -> dict[str, RougeScore]:
     """Return each of ``METRICS`` as means over the examples.
 
     An empty candidate scores 0. A text of a single token has no bigram, so its ROUGE-2 is 0 even against
     itself. ROUGE-Lsum compares sentence by sentence.
+
+    Args:
+        references: the texts to be met.
+        candidates: one for each.
+        beat: called before each example, some sixty of which a core scores a second; may raise.
 
     Raises:
         ValueError: there is nothing to compare, or not one candidate for each reference.
@@ -43,7 +50,7 @@ def score(references: Sequence[str], candidates: Sequence[str]) -> dict[str, Rou
         raise ValueError(f"{len(references)} references but {len(candidates)} candidates")
     if not references:
         raise ValueError("no examples to score")
-    measures = _measure(references, candidates)
+    measures = _measure(references, candidates, beat or (lambda: None))
     low, high = _bootstrap(measures[:, :, 2])
     means = measures.mean(axis=0)
     return {
@@ -58,7 +65,9 @@ def score(references: Sequence[str], candidates: Sequence[str]) -> dict[str, Rou
     }
 
 
-def _measure(references: Sequence[str], candidates: Sequence[str]) -> NDArray[np.float64]:
+def _measure(
+    references: Sequence[str], candidates: Sequence[str], beat: Callable[[], None]
+) -> NDArray[np.float64]:
     """Return precision, recall and F1 of every example and metric; shape (examples, metrics, 3)."""
     # Imported here because rouge_score pulls in all of NLTK, seconds that the API process,
     # which needs only RougeScore for its schemas, must not spend at every start.
@@ -69,6 +78,7 @@ def _measure(references: Sequence[str], candidates: Sequence[str]) -> NDArray[np
     scorer = RougeScorer(METRICS, tokenizer=RussianTokenizer())
     rows = []
     for reference, candidate in zip(references, candidates, strict=True):
+        beat()
         # One sentence a line, which is what ROUGE-Lsum splits on; the other metrics do not see line breaks.
         scores = scorer.score("\n".join(sentences(reference)), "\n".join(sentences(candidate)))
         rows.append([scores[metric] for metric in METRICS])

@@ -60,7 +60,7 @@ def create_file(
     purpose: Annotated[Literal["fine-tune"], Form()],
 ) -> FileObject:
     """Upload training data; every row is checked before anything is stored."""
-    return FileObject.of(services.files.create(tenant, file.file.read()))
+    return FileObject.of(services.files.create(tenant, file.file))
 
 
 @router.get("")

@@ -1,10 +1,11 @@
 """Uploaded training files: checked, then kept as a dataset with one split and the original bytes."""
 
 from collections import Counter
+from typing import BinaryIO
 
 from narrowcast import ids, prompts
 from narrowcast.datasets import DatasetManifest, split_file, to_jsonl
-from narrowcast.errors import NotFound
+from narrowcast.errors import NotFound, TooLarge
 from narrowcast_gateway.datasets.service import FILE, Datasets
 from narrowcast_gateway.files.parsing import parse_rows
 
@@ -14,15 +15,22 @@ _ORIGINAL = "original"
 class Files:
     """A tenant's training files."""
 
-    def __init__(self, datasets: Datasets) -> None:
+    def __init__(self, datasets: Datasets, max_bytes: int) -> None:
         self._datasets = datasets
+        self._max_bytes = max_bytes
 
-    def create(self, tenant: str, data: bytes) -> DatasetManifest:
+    def create(self, tenant: str, file: BinaryIO) -> DatasetManifest:
         """Check and store a file.
 
         Raises:
+            TooLarge: ``file_too_large``; its rows would be several times as much in memory.
             InvalidInput: it is not a training file; nothing is stored.
         """
+        data = file.read(self._max_bytes + 1)
+        if len(data) > self._max_bytes:
+            raise TooLarge(
+                f"a training file may have {self._max_bytes} bytes", code="file_too_large", param="file"
+            )
         rows = parse_rows(data)
         file_id = ids.new_id(FILE)
         manifest = DatasetManifest(
