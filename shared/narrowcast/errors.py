@@ -75,7 +75,7 @@ class Unavailable(NarrowcastError):
 
 
 class Outage(Unavailable):
-    """What is needed does not answer at all: nothing is said of the request, and time alone helps."""
+    """What is needed does not answer, or says nothing of the request: time alone helps."""
 
 
 class DocumentRejected(InvalidInput):

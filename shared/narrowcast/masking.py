@@ -72,6 +72,12 @@ def stop_ids(tokenizer: Any, generation_config: Any) -> set[int]:
 
 def special_ids(tokenizer: Any) -> set[int]:
     """Return the ids of a tokenizer's special tokens, but for one that stands for unknown letters."""
-    added = {token for token, content in tokenizer.added_tokens_decoder.items() if content.special}
+    decoder = tokenizer.added_tokens_decoder
+    # Mistral's own tokenizer, which Transformers takes where mistral-common is installed, cannot say.
+    added = (
+        {token for token, content in decoder.items() if content.special}
+        if isinstance(decoder, dict)
+        else set()
+    )
     unknown = tokenizer.encode(_NO_LETTER, add_special_tokens=False)
     return (added | set(tokenizer.all_special_ids)) - set(unknown)

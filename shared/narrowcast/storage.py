@@ -25,6 +25,8 @@ from narrowcast.settings import StorageSettings
 _MISSING = {"NoSuchKey", "NoSuchObject", "NoSuchBucket", "NoSuchVersion"}
 _REFUSED = {"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch"}
 _FULL = {"XMinioStorageFull", "XMinioAdminBucketQuotaExceeded", "InsufficientStorage", "QuotaExceeded"}
+_AWAY = {"InternalError", "ServiceUnavailable", "SlowDown", "XMinioServerNotInitialized", "InvalidResponse"}
+"""Nothing that is said of the request: a server that starts, is overloaded, or stands behind a proxy."""
 _CODE_IN_BODY = re.compile(r"<Code>(\w+)</Code>")
 _CONNECT_TIMEOUT_S = 5
 _READ_TIMEOUT_S = 60
@@ -62,7 +64,8 @@ def _error(what: str, reason: str) -> NotFound | Unavailable:
         )
     # All that SeaweedFS and rclone's server say when their disk is full.
     hint = " (look at its log, and at the free space on its disk)" if reason == "InternalError" else ""
-    return Outage(f"the object store failed at {what}: {reason}{hint}", code="storage_unavailable")
+    kind = Outage if reason in _AWAY else Unavailable
+    return kind(f"the object store failed at {what}: {reason}{hint}", code="storage_unavailable")
 
 
 def create_client(settings: StorageSettings) -> Minio:

@@ -21,7 +21,7 @@ from narrowcast_gateway.files.routes import router as files
 from narrowcast_gateway.generation.routes import router as generation
 from narrowcast_gateway.health.routes import router as health
 from narrowcast_gateway.metrics import RequestMetrics
-from narrowcast_gateway.middleware import BodyLimit, KeyBeforeBody, RequestContext
+from narrowcast_gateway.middleware import BodyLimit, RequestContext
 from narrowcast_gateway.previews.routes import router as previews
 from narrowcast_gateway.schemas import ErrorResponse
 from narrowcast_gateway.services import create_http_client, create_services
@@ -82,7 +82,6 @@ def create_app(settings: GatewaySettings) -> FastAPI:
     app.include_router(v1)
     app.include_router(health)
     errors.install(app)
-    app.add_middleware(KeyBeforeBody)
     app.add_middleware(BodyLimit, max_bytes=settings.uploads.max_body_bytes)
     app.add_middleware(RequestContext)
     app.add_middleware(RequestMetrics)

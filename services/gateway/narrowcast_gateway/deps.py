@@ -1,9 +1,11 @@
 """What endpoints ask for, as ``Annotated`` aliases."""
 
 import re
+from collections.abc import Callable, Coroutine
 from typing import Annotated, Any, Final, cast, get_origin
 
-from fastapi import Depends, Query, Request
+from anyio import to_thread
+from fastapi import Depends, Query, Request, Response
 from fastapi.dependencies.utils import get_flat_dependant
 from fastapi.params import Form
 from fastapi.routing import APIRoute
@@ -11,13 +13,15 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from python_multipart.multipart import parse_options_header
 from starlette.datastructures import ImmutableMultiDict
 
-from narrowcast.errors import InvalidInput
+from narrowcast.errors import InvalidInput, Unauthenticated
 from narrowcast_gateway.keys.service import ApiKey
-from narrowcast_gateway.middleware import API_KEY, BODY_END
+from narrowcast_gateway.middleware import BODY_END
 from narrowcast_gateway.services import Services
 from narrowcast_gateway.training.stream import EventStreams
 
 _PARAMETER: Final = re.compile(r"^[A-Za-z0-9_\[\].-]{1,64}\Z")
+_API_KEY: Final = "narrowcast.api_key"
+_WITH_BODY: Final = frozenset({"POST", "PUT", "PATCH"})
 _bearer = HTTPBearer(auto_error=False, description="An API key: `Authorization: Bearer nc-…`")
 
 
@@ -37,18 +41,39 @@ def get_event_streams(request: Request) -> EventStreams:
 EventStreamsDep = Annotated[EventStreams, Depends(get_event_streams)]
 
 
-def get_tenant(
-    request: Request,
-    services: ServicesDep,
-    credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
-) -> str:
+def _owner(request: Request) -> ApiKey:
+    scheme, _, key = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not key.strip():
+        raise Unauthenticated("an API key is required: Authorization: Bearer <key>", code="missing_api_key")
+    return get_services(request).keys.authenticate(key.strip())
+
+
+class KeyedRoute(APIRoute):
+    """A route that asks whose key a request has before it reads the request's body.
+
+    FastAPI itself reads it first, a form onto the disk and all else into memory: anybody could fill both.
+    """
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """Return what answers a request."""
+        answer = super().get_route_handler()
+
+        async def keyed(request: Request) -> Response:
+            if request.method in _WITH_BODY:
+                request.scope[_API_KEY] = await to_thread.run_sync(_owner, request)
+            return await answer(request)
+
+        return keyed
+
+
+def get_tenant(request: Request, _: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]) -> str:
     """Return the tenant that the request's key belongs to.
 
     Raises:
         Unauthenticated: no key, or not a valid one.
     """
-    known: ApiKey | None = request.scope.get(API_KEY)
-    return (known or services.keys.require(credentials.credentials if credentials else None)).tenant
+    key: ApiKey | None = request.scope.get(_API_KEY)
+    return (key or _owner(request)).tenant
 
 
 TenantDep = Annotated[str, Depends(get_tenant)]
@@ -75,6 +100,7 @@ async def refuse_unknown_parameters(request: Request, _tenant: TenantDep) -> Non
 
 
 def _refuse_cut_off(request: Request) -> None:
+    # Looked for in the last kilobyte: nobody sends an epilogue.
     _, options = parse_options_header(request.headers.get("content-type"))
     boundary = options.get(b"boundary")
     if boundary is not None and b"--" + boundary + b"--" not in request.scope[BODY_END]:

@@ -95,16 +95,6 @@ def _answer(
     return JSONResponse(error_body(status, message, code, param), status, headers)
 
 
-def answer_of(error: errors.NarrowcastError | redis.RedisError) -> JSONResponse:
-    """Return the answer that tells of a domain error, or of Redis' own."""
-    if isinstance(error, errors.NarrowcastError):
-        return _answer(status_of(error), _message(error), error.code, error.param)
-    _log.error("redis_unavailable", exc_info=error)
-    away = isinstance(error, redis.ConnectionError | redis.TimeoutError)
-    message = "does not answer" if away else "refuses; its memory or disk may be full"
-    return _answer(503, f"the job store {message}", "job_store_unavailable")
-
-
 async def _domain_error(_request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, errors.NarrowcastError)  # noqa: S101
     status = status_of(error)
@@ -112,7 +102,7 @@ async def _domain_error(_request: Request, error: Exception) -> JSONResponse:
         _log.error("request_failed", status=status, exc_info=error)
     elif _is_the_stores(error):
         _log.warning("object_missing", exc_info=error)
-    return answer_of(error)
+    return _answer(status, _message(error), error.code, error.param)
 
 
 async def _validation_error(request: Request, error: Exception) -> JSONResponse:
@@ -194,15 +184,17 @@ async def _http_error(request: Request, error: Exception) -> JSONResponse:
     if error.status_code == _BAD_REQUEST:
         return _unreadable_body(request, error)
     message = str(error.detail)
-    if error.status_code == _NOT_FOUND and request.url.path.endswith("/"):
+    if error.status_code == _NOT_FOUND and request.url.path.endswith("/") and request.url.path != "/":
         message = "no such path: try it without the slash at its end"
     code = _HTTP_CODES.get(error.status_code, "http_error")
     return _answer(error.status_code, message, code, headers=error.headers)
 
 
 async def _redis_error(_request: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, redis.RedisError)  # noqa: S101
-    return answer_of(error)
+    _log.error("redis_unavailable", exc_info=error)
+    away = isinstance(error, redis.ConnectionError | redis.TimeoutError)
+    message = "does not answer" if away else "refuses; its memory or disk may be full"
+    return _answer(503, f"the job store {message}", "job_store_unavailable")
 
 
 def unexpected() -> JSONResponse:

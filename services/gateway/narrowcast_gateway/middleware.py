@@ -5,22 +5,17 @@ import secrets
 import time
 from typing import Final
 
-import redis
-from anyio import to_thread
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from narrowcast import logs
-from narrowcast.errors import TooLarge, Unauthenticated
+from narrowcast.errors import TooLarge
 from narrowcast.metrics import OTHER
-from narrowcast_gateway.errors import answer_of, error_body, unexpected
-from narrowcast_gateway.keys.service import ApiKeys
+from narrowcast_gateway.errors import error_body, unexpected
 
 _log = logs.get(__name__)
 BODY_END: Final = "narrowcast.body_end"
-API_KEY: Final = "narrowcast.api_key"
-_WITH_BODY: Final = frozenset({"POST", "PUT", "PATCH"})
 _END_BYTES: Final = 1024
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _REQUEST_ID = re.compile(r"^[0-9a-fA-F-]{8,64}\Z")
@@ -86,31 +81,6 @@ class RequestContext:
                     status=status,
                     ms=round((time.monotonic() - started) * 1000),
                 )
-
-
-class KeyBeforeBody:
-    """Asks for the key before a body is read, and leaves whose it is in the scope under ``API_KEY``.
-
-    FastAPI reads a body, a form onto the disk and all else into memory, before it asks who sends it: anybody
-    could fill both.
-    """
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one ASGI connection."""
-        if scope["type"] == "http" and scope["method"] in _WITH_BODY and scope["path"].startswith("/v1/"):
-            scheme, _, key = Headers(scope=scope).get("authorization", "").partition(" ")
-            keys: ApiKeys = scope["app"].state.services.keys
-            try:
-                scope[API_KEY] = await to_thread.run_sync(
-                    keys.require, key.strip() if scheme.lower() == "bearer" else None
-                )
-            except (Unauthenticated, redis.RedisError) as error:
-                await answer_of(error)(scope, receive, send)
-                return
-        await self._app(scope, receive, send)
 
 
 class BodyLimit:

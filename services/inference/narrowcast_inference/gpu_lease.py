@@ -87,6 +87,8 @@ class GpuLease:
         self._task: asyncio.Task[None] | None = None
         self.phase = Phase.SERVING
         self.holder: str | None = None
+        self.engine_has_memory = True
+        """False from when the engine is told to sleep until it is awake: no adapter may be loaded then."""
 
     def hold(self, engine: Engine, holder: str, ttl_s: float) -> Phase:
         """Take the lease, or renew it; to be repeated until asleep, and then within every ``ttl_s``.
@@ -134,6 +136,7 @@ class GpuLease:
         await self._drain()
         try:
             if self._wanted():
+                self.engine_has_memory = False
                 await engine.sleep(_OFFLOAD_WEIGHTS, "abort")
                 self.phase = Phase.ASLEEP
                 log.info("asleep", holder=self.holder)
@@ -166,6 +169,7 @@ class GpuLease:
             self.phase = Phase.WAKING
             try:
                 if await engine.wake_up():
+                    self.engine_has_memory = True
                     return
                 raise RuntimeError("only a part of the GPU's memory came back")
             except Exception as error:

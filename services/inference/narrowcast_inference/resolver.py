@@ -7,7 +7,7 @@ from vllm.lora.resolver import LoRAResolver
 
 from narrowcast import logs
 from narrowcast.errors import NarrowcastError
-from narrowcast_inference.gpu_lease import GpuLease, Phase, busy_training, lease_from_environment
+from narrowcast_inference.gpu_lease import GpuLease, busy_training, lease_from_environment
 from narrowcast_inference.service import AdapterService, outcome, service_from_environment
 
 _OVERWRITTEN_BY_VLLM = 1
@@ -37,7 +37,7 @@ class AdapterResolver(LoRAResolver):
             folder = await self._service().locate(lora_name)
             # vLLM would write it into slots that are not there while the engine sleeps, and not survive it.
             # Requests are refused before, all but those for tokens and those that were cut off.
-            if self._lease().phase in {Phase.ASLEEP, Phase.WAKING}:
+            if not self._lease().engine_has_memory:
                 raise busy_training()
         except NarrowcastError as error:
             if (current := outcome.get()) is not None:

@@ -65,7 +65,7 @@ def sweep_adapters(
         models: holds the adapters.
         deleted: by their users.
         settled: prefixes of those that stay. They are added here, and not looked at again: each would take
-            a job's record, archived ones with all their events.
+            a job's record, of most from the object store.
 
     Raises:
         Unavailable: the object store does not answer.

@@ -20,8 +20,8 @@ TENANTS_KEY: Final = "nc:jobs:tenants"
 
 
 _EVENTS: Final = TypeAdapter(list[JobEvent])
-_CACHED_EVENTS: Final = 4
-"""Archived jobs whose events are kept in memory, some 10 MB each: a client reads them page by page."""
+_CACHED_EVENTS: Final = 2
+"""Archived jobs whose events are kept in memory, up to 35 MB each: a client reads them page by page."""
 
 
 class JobReader:

@@ -115,7 +115,7 @@ class Job(BaseModel):
     started_at: float | None = None
     finished_at: float | None = None
     attempt: int = 0
-    """How many times a worker has started it."""
+    """How many times a worker has started it, but for those that do not count (:meth:`released`)."""
     lease: Lease | None = None
     schedule: Schedule = Schedule()
     retry_at: float | None = None

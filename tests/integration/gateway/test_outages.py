@@ -114,8 +114,8 @@ class _Inference(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def inference(port: int) -> Iterator[None]:
-    with ThreadingHTTPServer(("127.0.0.1", port), _Inference) as server:
+def inference(port: int, handler: type[BaseHTTPRequestHandler] = _Inference) -> Iterator[None]:
+    with ThreadingHTTPServer(("127.0.0.1", port), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield
         server.shutdown()
@@ -146,3 +146,38 @@ def test_an_evaluation_outlasts_an_inference_server_that_is_away(
     assert (done.status, done.attempt) == (JobStatus.SUCCEEDED, 1)
     codes = [event.data["code"] for event in told if event.level == "warn"]
     assert codes == ["inference_unavailable"] * _MORE_THAN_ATTEMPTS
+
+
+def test_an_evaluation_that_brings_the_server_down_does_not_do_so_for_hours(
+    gateway_settings: GatewaySettings, connections: Connections, tenant: str, servers: Any
+) -> None:
+    """Some rows are answered, and then a prompt is too much for it; each attempt begins with the first row."""
+    port = servers.free_port()
+    bases = ServersSettings.model_validate({"bases": {BASE: f"http://127.0.0.1:{port}"}})
+    settings = gateway_settings.model_copy(update={"servers": bases})
+    settings.evaluation.concurrency = 1
+
+    class Falling(_Inference):
+        def do_POST(self) -> None:
+            if "Убийца" in self.rfile.read(int(self.headers["Content-Length"])).decode():
+                self.close_connection = True
+                return
+            self.headers.replace_header("Content-Length", "0")
+            super().do_POST()
+
+    rows = [{"instruction": "Опиши", "input": text, "output": "Киста."} for text in ("Киста", "Убийца")]
+    with site(settings, tenant) as http, inference(port, Falling):
+        lines = "\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
+        files = {"file": ("rows.jsonl", lines)}
+        file_id = http.post("/v1/files", files=files, data={"purpose": "fine-tune"}).json()["id"]
+        asked = {"dataset": file_id, "split": "train", "models": [BASE]}
+        evaluation = http.post("/v1/evaluations", json=asked).json()["id"]
+        services = http.app.state.services  # type: ignore[attr-defined]
+        jobs = services.connections.jobs
+        for attempt in range(1, settings.jobs.max_attempts + 1):
+            run_job(jobs, settings.jobs, evaluation, lambda job: evaluate(job, services, settings))
+            job = jobs.get(evaluation)
+            assert (job.attempt, job.outage_since) == (attempt, None)
+    assert job.status is JobStatus.FAILED
+    assert job.error is not None
+    assert job.error.code == "inference_unavailable"

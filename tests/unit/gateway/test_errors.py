@@ -233,7 +233,9 @@ async def test_a_file_that_is_sent_as_text(client: httpx.AsyncClient) -> None:
 
 async def test_a_large_file_that_is_sent_as_text(app: FastAPI) -> None:
     app = create_app(GatewaySettings())
+    app.state.services = Mock()  # any key is good
     client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway")
+    client.headers["Authorization"] = "Bearer x"
     sent = await client.post("/v1/files", files={"file": (None, "x" * 2**21)})
     assert "file name" in error(sent, 400, "invalid_form")["message"]
 

@@ -138,12 +138,16 @@ async def test_a_lease_that_ends_before_the_requests_do_cuts_nothing_off(
 
 async def test_a_lease_given_back_while_the_engine_falls_asleep(lease: GpuLease, engine: Engine) -> None:
     engine.falls_asleep.clear()
+    assert lease.engine_has_memory
     lease.hold(engine, "a", 60)
     await asyncio.sleep(0.1)
+    # Seconds, on a GPU. An adapter that came now would be loaded when it sleeps.
+    assert (lease.phase, lease.engine_has_memory) == (Phase.PAUSING, False)
     lease.release("a")
     engine.falls_asleep.set()
     await until(lambda: lease.phase is Phase.SERVING)
     assert engine.told == ["sleep", "wake"]
+    assert lease.engine_has_memory
 
 
 @pytest.mark.parametrize("card_is_shared", [False, True])

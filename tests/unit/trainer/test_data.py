@@ -156,6 +156,18 @@ def test_an_unknown_letter_is_no_special_token() -> None:
     assert special_ids(tokenizer) == {1}
 
 
+def test_mistral_s_own_tokenizer_has_special_tokens_too(tmp_path: Path) -> None:
+    """Transformers takes it where mistral-common is installed, as with vLLM, and a base brings its file."""
+    mistral = pytest.importorskip("mistral_common")
+    from transformers import AutoTokenizer
+
+    tekken = Path(mistral.__file__).parent / "data" / "tekken_240718.json"
+    (tmp_path / "tekken.json").symlink_to(tekken)
+    (tmp_path / "config.json").write_text('{"model_type": "mistral", "vocab_size": 131072}')
+    specials = special_ids(AutoTokenizer.from_pretrained(tmp_path, local_files_only=True))
+    assert {1, 2, 3, 4} <= specials  # the text's bounds, an instruction's
+
+
 def test_a_template_that_does_not_end_the_turn_is_refused(tokenizer: Any) -> None:
     template = tokenizer.chat_template
     try:

@@ -6,10 +6,10 @@ from fastapi import APIRouter, Header, Response
 
 from narrowcast.cards import CARD, CARD_TEXT, LOSS_PNG, LOSS_SVG, TrainingCard
 from narrowcast_gateway.adapters.schemas import Adapter, Model, ModelList
-from narrowcast_gateway.deps import ServicesDep, TenantDep
+from narrowcast_gateway.deps import KeyedRoute, ServicesDep, TenantDep
 from narrowcast_gateway.schemas import Deleted, Page
 
-router = APIRouter(tags=["models"])
+router = APIRouter(tags=["models"], route_class=KeyedRoute)
 IfNoneMatch = Annotated[str | None, Header(description="The `ETag` of an earlier answer.")]
 
 

@@ -5,10 +5,10 @@ from typing import Annotated
 from fastapi import APIRouter, File, Form, UploadFile
 
 from narrowcast_gateway.corpora.schemas import Corpus, CreatedCorpus, UploadedDocument
-from narrowcast_gateway.deps import AfterQuery, LimitQuery, ServicesDep, TenantDep
+from narrowcast_gateway.deps import AfterQuery, KeyedRoute, LimitQuery, ServicesDep, TenantDep
 from narrowcast_gateway.schemas import Page
 
-router = APIRouter(prefix="/corpora", tags=["corpora"])
+router = APIRouter(prefix="/corpora", tags=["corpora"], route_class=KeyedRoute)
 _ShareForm = Annotated[float, Form(ge=0, lt=1, description="Share of the rows, by document.")]
 
 

@@ -9,10 +9,10 @@ from narrowcast.datasets import SPLITS, SplitName, to_array, to_jsonl
 from narrowcast.errors import NotFound
 from narrowcast_gateway.datasets.schemas import Dataset
 from narrowcast_gateway.datasets.service import DATASET
-from narrowcast_gateway.deps import ServicesDep, TenantDep
+from narrowcast_gateway.deps import KeyedRoute, ServicesDep, TenantDep
 from narrowcast_gateway.schemas import Deleted, Page
 
-router = APIRouter(prefix="/datasets", tags=["datasets"])
+router = APIRouter(prefix="/datasets", tags=["datasets"], route_class=KeyedRoute)
 
 
 @router.get("")

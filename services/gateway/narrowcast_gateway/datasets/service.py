@@ -60,7 +60,10 @@ class Datasets:
         return read_file(self._bucket, dataset_prefix(manifest.tenant, manifest.id), manifest, name)
 
     def listing(self, tenant: str, prefix: str) -> list[DatasetManifest]:
-        """Return the tenant's datasets (or files) by the prefix of their ids, newest first."""
+        """Return the tenant's datasets (or files) by the prefix of their ids, newest first.
+
+        One that could not be deleted as a whole may be among them until its deletion is asked for again.
+        """
         manifests = []
         for dataset_id in self._bucket.folders(f"datasets/{tenant}/"):
             if ids.is_object_id(dataset_id, prefix):

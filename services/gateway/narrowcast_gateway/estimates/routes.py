@@ -2,10 +2,10 @@
 
 from fastapi import APIRouter
 
-from narrowcast_gateway.deps import ServicesDep, TenantDep
+from narrowcast_gateway.deps import KeyedRoute, ServicesDep, TenantDep
 from narrowcast_gateway.estimates.schemas import CreateEstimate, FineTuningEstimate
 
-router = APIRouter(prefix="/fine_tuning/estimates", tags=["fine-tuning"])
+router = APIRouter(prefix="/fine_tuning/estimates", tags=["fine-tuning"], route_class=KeyedRoute)
 
 
 @router.post("")

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from narrowcast.artifacts import discard, publish
-from narrowcast.datasets import Row
-from narrowcast.errors import NotFound
+from narrowcast.datasets import DatasetManifest, Row
+from narrowcast.errors import NotFound, Outage, Unavailable
 from narrowcast.jobs.records import LeaseLost
 from narrowcast.jobs.running import RunningJob
 from narrowcast_gateway.adapters.service import ModelTarget
@@ -37,7 +37,25 @@ def evaluate(running: RunningJob, services: Services, settings: GatewaySettings)
     # All before the first is asked: one that has been deleted since would cost the others' answers.
     targets = services.evaluations.targets(job.tenant, spec)
     contest = _Contest(running, rows, total=len(rows) * len(spec.models))
+    try:
+        return _hold(contest, spec, dataset, targets, services, settings)
+    except Outage as error:
+        if not contest.has_answers:
+            raise
+        # As an outage it would all be asked again at no cost, as often as a prompt brings the server down.
+        raise Unavailable(error.message, code=error.code, param=error.param) from error
 
+
+def _hold(
+    contest: "_Contest",
+    spec: EvaluationSpec,
+    dataset: DatasetManifest,
+    targets: list[ModelTarget],
+    services: Services,
+    settings: GatewaySettings,
+) -> dict[str, Any]:
+    running, rows = contest.running, contest.rows
+    job = running.job
     train = services.datasets.rows(dataset, "train")
     if train:
         contest.add_baseline(train)
@@ -69,19 +87,24 @@ class _Contest:
     """Collects answers and scores of all contestants over the same rows."""
 
     def __init__(self, running: RunningJob, rows: Sequence[Row], total: int) -> None:
-        self._running = running
-        self._rows = rows
+        self.running = running
+        self.rows = rows
         self._total = total
         self._done = 0
         self._answers: dict[str, list[str]] = {}
         self.results: list[ContestantResult] = []
 
+    @property
+    def has_answers(self) -> bool:
+        """Whether a model has answered any row."""
+        return self._done > 0
+
     def add_baseline(self, train: Sequence[Row]) -> None:
         started = time.monotonic()
         nearest = NearestReport([(row.instruction, row.input, row.output) for row in train])
         answers = []
-        for row in self._rows:
-            self._running.check()
+        for row in self.rows:
+            self.running.check()
             answers.append(nearest.answer(row.instruction, row.input))
         self._add(BASELINE, "baseline", answers, 0, time.monotonic() - started)
 
@@ -94,7 +117,7 @@ class _Contest:
     def predictions(self) -> bytes:
         """Return one JSON object a row: the reference and every contestant's answer."""
         lines = []
-        for index, row in enumerate(self._rows):
+        for index, row in enumerate(self.rows):
             answers = {name: texts[index] for name, texts in self._answers.items()}
             line = {"document": row.document, "input": row.input, "reference": row.output, "answers": answers}
             lines.append(json.dumps(line, ensure_ascii=False) + "\n")
@@ -103,7 +126,7 @@ class _Contest:
     def _add(self, name: str, kind: Any, answers: list[str], truncated: int, seconds: float) -> None:
         self._answers[name] = answers
         # Asked at each row: scoring thousands takes longer than a worker is given to stop.
-        scores = rouge.score([row.output for row in self._rows], answers, self._running.check)
+        scores = rouge.score([row.output for row in self.rows], answers, self.running.check)
         self.results.append(
             ContestantResult(
                 model=name, kind=kind, rouge=scores, truncated=truncated, seconds=round(seconds, 2)
@@ -116,7 +139,7 @@ class _Contest:
         limit = asyncio.Semaphore(settings.evaluation.concurrency)
         async with create_http_client(settings) as http:
             client = InferenceClient(http)
-            asked = [self._ask(client, limit, target, row, max_tokens) for row in self._rows]
+            asked = [self._ask(client, limit, target, row, max_tokens) for row in self.rows]
             answers = await asyncio.gather(*asked)
         return [text for text, _ in answers], sum(reason == "length" for _, reason in answers)
 
@@ -141,4 +164,4 @@ class _Contest:
             return (choice["message"]["content"] or "").strip(), choice["finish_reason"]
 
     def _report(self) -> None:
-        self._running.progress(done=self._done, total=self._total)
+        self.running.progress(done=self._done, total=self._total)

@@ -3,11 +3,11 @@
 from fastapi import APIRouter
 from fastapi.responses import StreamingResponse
 
-from narrowcast_gateway.deps import AfterQuery, LimitQuery, ServicesDep, TenantDep
+from narrowcast_gateway.deps import AfterQuery, KeyedRoute, LimitQuery, ServicesDep, TenantDep
 from narrowcast_gateway.evaluation.schemas import CreateEvaluation, Evaluation, EvaluationSpec
 from narrowcast_gateway.schemas import Deleted, Page
 
-router = APIRouter(prefix="/evaluations", tags=["evaluations"])
+router = APIRouter(prefix="/evaluations", tags=["evaluations"], route_class=KeyedRoute)
 
 
 @router.post("", status_code=202)

@@ -99,8 +99,11 @@ class Evaluations:
         if not self.get(tenant, evaluation_id).status.terminal:
             raise Conflict(f"evaluation {evaluation_id} has not ended; cancel it first", code="job_not_ended")
         # The record last: until then this can be repeated.
-        discard(self._bucket, evaluation_prefix(tenant, evaluation_id))
+        prefix = evaluation_prefix(tenant, evaluation_id)
+        discard(self._bucket, prefix)
         self._jobs.forget(evaluation_id)
+        # Of a worker that stood still and has published in between, sees the record gone and gives up.
+        discard(self._bucket, prefix)
 
     def predictions(self, tenant: str, evaluation_id: str) -> Iterator[bytes]:
         """Return the answers as JSON Lines in chunks.

@@ -5,13 +5,13 @@ from typing import Annotated
 from fastapi import APIRouter, Header, HTTPException, Response
 from fastapi.responses import StreamingResponse
 
-from narrowcast_gateway.deps import AfterQuery, LimitQuery, ServicesDep, TenantDep
+from narrowcast_gateway.deps import AfterQuery, KeyedRoute, LimitQuery, ServicesDep, TenantDep
 from narrowcast_gateway.exports.ranges import ByteRange, RangeNotSatisfiable, requested_range
 from narrowcast_gateway.exports.schemas import CreateExport, Export
 from narrowcast_gateway.exports.service import StoredFile
 from narrowcast_gateway.schemas import Deleted, Page
 
-router = APIRouter(prefix="/exports", tags=["exports"])
+router = APIRouter(prefix="/exports", tags=["exports"], route_class=KeyedRoute)
 _BINARY = "application/octet-stream"
 
 

@@ -8,11 +8,11 @@ from pydantic import BaseModel
 from narrowcast.datasets import DatasetManifest
 from narrowcast.errors import Conflict, NotFound
 from narrowcast.paging import page_of
-from narrowcast_gateway.deps import AfterQuery, ServicesDep, TenantDep
+from narrowcast_gateway.deps import AfterQuery, KeyedRoute, ServicesDep, TenantDep
 from narrowcast_gateway.schemas import Deleted, Page
 from narrowcast_gateway.training.results import ResultFile
 
-router = APIRouter(prefix="/files", tags=["files"])
+router = APIRouter(prefix="/files", tags=["files"], route_class=KeyedRoute)
 Purpose = Literal["fine-tune", "fine-tune-results"]
 _MOST_FILES: Final = 10_000
 """OpenAI's."""

@@ -10,13 +10,13 @@ from fastapi.responses import JSONResponse, StreamingResponse
 
 from narrowcast import logs
 from narrowcast.errors import NarrowcastError
-from narrowcast_gateway.deps import ServicesDep, TenantDep
+from narrowcast_gateway.deps import KeyedRoute, ServicesDep, TenantDep
 from narrowcast_gateway.errors import domain_body
 from narrowcast_gateway.generation.leaving import unless_caller_leaves
 from narrowcast_gateway.generation.schemas import ChatCompletionRequest, CreateReport, Report
 
 _log = logs.get(__name__)
-router = APIRouter(tags=["generation"])
+router = APIRouter(tags=["generation"], route_class=KeyedRoute)
 
 
 @router.post("/chat/completions", response_model=None)

@@ -51,18 +51,6 @@ class ApiKeys:
         self._redis.hset(_KEYS, _hash(key), record.model_dump_json())
         return key
 
-    def require(self, key: str | None) -> ApiKey:
-        """Return whose key a request has.
-
-        Raises:
-            Unauthenticated: it has none, or nobody's.
-        """
-        if not key:
-            raise Unauthenticated(
-                "an API key is required: Authorization: Bearer <key>", code="missing_api_key"
-            )
-        return self.authenticate(key)
-
     def authenticate(self, key: str) -> ApiKey:
         """Return whose key this is.
 

@@ -5,11 +5,11 @@ from typing import Annotated
 from fastapi import APIRouter, Header
 from fastapi.responses import PlainTextResponse
 
-from narrowcast_gateway.deps import ServicesDep, TenantDep
+from narrowcast_gateway.deps import KeyedRoute, ServicesDep, TenantDep
 from narrowcast_gateway.previews.accepting import prefers_text
 from narrowcast_gateway.previews.schemas import CreatePreview, FineTuningPreview
 
-router = APIRouter(prefix="/fine_tuning/previews", tags=["fine-tuning"])
+router = APIRouter(prefix="/fine_tuning/previews", tags=["fine-tuning"], route_class=KeyedRoute)
 
 
 @router.post(

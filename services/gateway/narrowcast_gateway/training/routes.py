@@ -5,7 +5,14 @@ from typing import Annotated
 from fastapi import APIRouter, Header, Query
 from fastapi.responses import StreamingResponse
 
-from narrowcast_gateway.deps import AfterQuery, EventStreamsDep, LimitQuery, ServicesDep, TenantDep
+from narrowcast_gateway.deps import (
+    AfterQuery,
+    EventStreamsDep,
+    KeyedRoute,
+    LimitQuery,
+    ServicesDep,
+    TenantDep,
+)
 from narrowcast_gateway.schemas import Page
 from narrowcast_gateway.training.schemas import (
     CancelFineTuningJob,
@@ -15,7 +22,7 @@ from narrowcast_gateway.training.schemas import (
     FineTuningJob,
 )
 
-router = APIRouter(prefix="/fine_tuning/jobs", tags=["fine-tuning"])
+router = APIRouter(prefix="/fine_tuning/jobs", tags=["fine-tuning"], route_class=KeyedRoute)
 
 
 @router.post("")
