@@ -5,6 +5,7 @@ import subprocess
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -13,9 +14,7 @@ import pytest
 import redis
 
 from narrowcast.connections import Connections, connect
-from narrowcast.errors import NarrowcastError
 from narrowcast.settings import JobSettings, RedisSettings, Settings, StorageSettings
-from narrowcast.storage import Storage
 
 REPOSITORY = Path(__file__).parent.parent
 _PASSWORD = "test-password"
@@ -100,12 +99,7 @@ def storage_settings(
     folder = tmp_path_factory.mktemp("s3")
     server = servers.seaweedfs(folder, port, settings.access_key, _SECRET)
 
-    def ready() -> bool:
-        try:
-            Storage(settings).create_buckets()
-        except NarrowcastError:
-            return False
-        return True
+    ready = partial(servers.buckets_ready, settings)
 
     with _running(server.command, ready):
         yield settings
@@ -120,12 +114,7 @@ def rclone_settings(
     settings = StorageSettings.model_validate({"endpoint": f"127.0.0.1:{port}", "secret_key": _SECRET})
     server = servers.rclone(tmp_path_factory.mktemp("rclone"), port, settings.access_key, _SECRET)
 
-    def ready() -> bool:
-        try:
-            Storage(settings).create_buckets()
-        except NarrowcastError:
-            return False
-        return True
+    ready = partial(servers.buckets_ready, settings)
 
     with _running(server.command, ready, server.environment):
         yield settings

@@ -7,6 +7,7 @@ import time
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,9 @@ from typing import Any
 from fastapi.testclient import TestClient
 
 from narrowcast.connections import Connections
-from narrowcast.errors import NarrowcastError
 from narrowcast.jobs.records import Job, JobStatus
 from narrowcast.jobs.running import run_job
 from narrowcast.settings import StorageSettings
-from narrowcast.storage import Storage
 from narrowcast_gateway.app import create_app
 from narrowcast_gateway.corpora.job import preprocess
 from narrowcast_gateway.evaluation.job import evaluate
@@ -71,12 +70,7 @@ def test_a_corpus_and_its_originals_outlast_an_object_store_that_is_away(
     server = servers.seaweedfs(tmp_path / "s3", port, storage.access_key, "test-secret")
     settings = gateway_settings.model_copy(update={"storage": storage})
 
-    def ready() -> bool:
-        try:
-            Storage(storage).create_buckets()
-        except NarrowcastError:
-            return False
-        return True
+    ready = partial(servers.buckets_ready, storage)
 
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:

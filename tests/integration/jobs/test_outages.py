@@ -1,6 +1,7 @@
 """Jobs while something that they need does not answer: a real Redis, and an S3 server that is killed."""
 
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -8,14 +9,13 @@ import pytest
 import redis
 
 from narrowcast.connections import Connections, connect
-from narrowcast.errors import NarrowcastError, Outage, Unavailable
+from narrowcast.errors import Outage, Unavailable
 from narrowcast.jobs import records
 from narrowcast.jobs.reaper import Reaper
 from narrowcast.jobs.records import Job, JobKind, JobStatus
 from narrowcast.jobs.running import Interrupted, RunningJob, run_job
 from narrowcast.jobs.writing import record_key
 from narrowcast.settings import JobSettings, Settings, StorageSettings
-from narrowcast.storage import Storage
 
 from .records import new_job, queue_length
 
@@ -184,12 +184,7 @@ def test_an_object_store_that_comes_back_is_all_that_a_job_waits_for(
     server = servers.seaweedfs(tmp_path / "s3", port, storage.access_key, "test-secret")
     opened = connect(settings.model_copy(update={"storage": storage}))
 
-    def ready() -> bool:
-        try:
-            Storage(storage).create_buckets()
-        except NarrowcastError:
-            return False
-        return True
+    ready = partial(servers.buckets_ready, storage)
 
     def read(_: RunningJob) -> dict[str, Any]:
         return {"text": opened.storage.data.get("a").decode()}

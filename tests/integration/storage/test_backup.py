@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from fastapi.testclient import TestClient
 from narrowcast.adapters import AdapterManifest, BaseModelRef, PromptRef, adapter_prefix
 from narrowcast.artifacts import MANIFEST, Manifest, fetch, publish, read_manifest
 from narrowcast.connections import Connections
-from narrowcast.errors import NarrowcastError, NotFound
+from narrowcast.errors import NotFound
 from narrowcast.jobs.reaper import Reaper
 from narrowcast.jobs.records import Job, JobKind, JobStatus
 from narrowcast.settings import JobSettings, RedisSettings, StorageSettings
@@ -61,12 +62,7 @@ class Site:
         storage = self.settings.storage
         server = servers.seaweedfs(self.folder / "s3", self.s3_port, storage.access_key, S3_SECRET)
 
-        def ready() -> bool:
-            try:
-                Storage(storage).create_buckets()
-            except NarrowcastError:
-                return False
-            return True
+        ready = partial(servers.buckets_ready, storage)
 
         with running(server.command, ready):
             yield

@@ -4,6 +4,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,8 @@ import pytest
 import redis
 
 from narrowcast.connections import connect
-from narrowcast.errors import NarrowcastError
 from narrowcast.jobs.records import JobStatus
 from narrowcast.settings import RedisSettings, StorageSettings
-from narrowcast.storage import Storage
 from narrowcast_local.stack import servers
 from narrowcast_trainer.settings import TrainerSettings
 
@@ -66,12 +65,7 @@ def own_store(trainer_settings: TrainerSettings, tmp_path: Path) -> Runs:
     trainer_settings.storage = storage
     server = servers.seaweedfs(tmp_path / "s3", port, storage.access_key, "test-secret")
 
-    def ready() -> bool:
-        try:
-            Storage(storage).create_buckets()
-        except NarrowcastError:
-            return False
-        return True
+    ready = partial(servers.buckets_ready, storage)
 
     return lambda: _running(server.command, ready)
 

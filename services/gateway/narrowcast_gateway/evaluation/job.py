@@ -3,11 +3,12 @@
 import asyncio
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from narrowcast.artifacts import discard, publish
-from narrowcast.datasets import DatasetManifest, Row
+from narrowcast.datasets import Row
 from narrowcast.errors import NotFound, Outage, Unavailable
 from narrowcast.jobs.records import LeaseLost
 from narrowcast.jobs.running import RunningJob
@@ -37,31 +38,20 @@ def evaluate(running: RunningJob, services: Services, settings: GatewaySettings)
     # All before the first is asked: one that has been deleted since would cost the others' answers.
     targets = services.evaluations.targets(job.tenant, spec)
     contest = _Contest(running, rows, total=len(rows) * len(spec.models))
-    try:
-        return _hold(contest, spec, dataset, targets, services, settings)
-    except Outage as error:
-        if not contest.has_answers:
-            raise
-        # As an outage it would all be asked again at no cost, as often as a prompt brings the server down.
-        raise Unavailable(error.message, code=error.code, param=error.param) from error
 
-
-def _hold(
-    contest: "_Contest",
-    spec: EvaluationSpec,
-    dataset: DatasetManifest,
-    targets: list[ModelTarget],
-    services: Services,
-    settings: GatewaySettings,
-) -> dict[str, Any]:
-    running, rows = contest.running, contest.rows
-    job = running.job
     train = services.datasets.rows(dataset, "train")
     if train:
         contest.add_baseline(train)
-    for target in targets:
-        contest.add_model(target, settings, spec.max_tokens)
+    with contest.charging_outages():
+        for target in targets:
+            contest.add_model(target, settings, spec.max_tokens)
+        return _publish(contest, services, spec, rows)
 
+
+def _publish(
+    contest: "_Contest", services: Services, spec: EvaluationSpec, rows: Sequence[Row]
+) -> dict[str, Any]:
+    running, job = contest.running, contest.running.job
     manifest = EvaluationManifest(
         id=job.id,
         tenant=job.tenant,
@@ -94,10 +84,18 @@ class _Contest:
         self._answers: dict[str, list[str]] = {}
         self.results: list[ContestantResult] = []
 
-    @property
-    def has_answers(self) -> bool:
-        """Whether a model has answered any row."""
-        return self._done > 0
+    @contextmanager
+    def charging_outages(self) -> Iterator[None]:
+        """Let an outage use up an attempt once a model has answered any row.
+
+        All would be asked again at no cost, as often as a prompt brings the server down.
+        """
+        try:
+            yield
+        except Outage as error:
+            if not self._done:
+                raise
+            raise Unavailable(error.message, code=error.code, param=error.param) from error
 
     def add_baseline(self, train: Sequence[Row]) -> None:
         started = time.monotonic()
