@@ -2,8 +2,8 @@
 
 vLLM reads an adapter's folder again whenever it has evicted the adapter from memory: a folder
 that is gone by then kills the engine, and one with other content answers with a mixture. So
-a folder that was handed out is neither replaced nor removed while the process lives. Adapters
-are immutable, hence a path is too. Room is made only at start (:mod:`.cleaning`).
+a folder that was handed out is never replaced, and removed only after vLLM has forgotten the
+adapter (:mod:`.usage`). Adapters are immutable, hence a path is too.
 """
 
 import errno
@@ -11,7 +11,8 @@ import json
 import os
 import shutil
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
@@ -32,10 +33,16 @@ from narrowcast.adapters import (
 from narrowcast.artifacts import MANIFEST, CorruptArtifact, fetch, read_file, read_manifest, sha256_of
 from narrowcast.errors import InvalidInput, NotFound, Unavailable
 from narrowcast.storage import Bucket
+from narrowcast_inference.cleaning import (
+    ADAPTERS_FOLDER,
+    LOCKS_FOLDER,
+    least_recently_used,
+    remove,
+    size_on_disk,
+    sole_user,
+)
 from narrowcast_inference.metrics import FETCHED
 
-ADAPTERS_FOLDER: Final = "adapters"
-LOCKS_FOLDER: Final = "locks"
 _NEEDED: Final = (ADAPTER_CONFIG, ADAPTER_WEIGHTS)
 """All that vLLM reads. What else an adapter may hold (a GGUF, a README) is not fetched."""
 _FULL: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -52,8 +59,12 @@ class AdapterCache:
         folder: ours alone, or shared with other replicas on this machine.
         fingerprints: base models whose adapters fit the one that is served.
         max_rank: vLLM's ``--max-lora-rank``.
+        max_bytes: of all adapters; above it those that are not used make room for a new one.
         min_free_mib: MiB that must stay free on the disk.
+        idle_s: seconds since its last use before an adapter may make room.
         lock_timeout_s: seconds to wait while another thread or process fetches the same adapter.
+        forget: makes vLLM forget the adapter of this serving name, unless it is in use; returns whether
+            it has.
     """
 
     def __init__(
@@ -63,17 +74,24 @@ class AdapterCache:
         fingerprints: frozenset[str],
         max_rank: int,
         *,
+        max_bytes: int,
         min_free_mib: int = 256,
+        idle_s: float = 60.0,
         lock_timeout_s: float = 120.0,
+        forget: Callable[[str], bool],
     ) -> None:
         self._bucket = bucket
         self._folder = folder
         self._fingerprints = fingerprints
         self._max_rank = max_rank
+        self._max_bytes = max_bytes
         self._min_free = min_free_mib * _MIB
+        self._idle_s = idle_s
         self._lock_timeout_s = lock_timeout_s
+        self._forget = forget
         self._handed_out: set[Path] = set()
         self._guard = threading.Lock()
+        self._making_room = threading.Lock()
 
     def folder_of(self, tenant: str, adapter_id: str) -> Path:
         """Return where the adapter lies, or will lie."""
@@ -100,6 +118,11 @@ class AdapterCache:
             code = "cache_full" if error.errno in _FULL else "cache_unwritable"
             raise Unavailable(f"the adapter cache cannot take {adapter_id}", code=code) from error
 
+    def touch(self, tenant: str, adapter_id: str) -> None:
+        """Note that the adapter was used, if it is here."""
+        with suppress(OSError):
+            os.utime(self.folder_of(tenant, adapter_id))
+
     def _ensure(self, tenant: str, adapter_id: str) -> Path:
         folder = self.folder_of(tenant, adapter_id)
         with self._guard:
@@ -114,7 +137,7 @@ class AdapterCache:
             # The served base and the rank limit may differ from those of the process that fetched it.
             self._check_base(manifest)
             _check_config((folder / ADAPTER_CONFIG).read_bytes(), adapter_id, self._max_rank)
-        os.utime(folder)  # what cleaning goes by
+        self.touch(tenant, adapter_id)
         with self._guard:
             self._handed_out.add(folder)
         return folder
@@ -129,7 +152,9 @@ class AdapterCache:
             raise CorruptArtifact(f"{adapter_id} has no {missing[0]}", param=missing[0])
         needed = manifest.model_copy(update={"files": {name: manifest.files[name] for name in _NEEDED}})
         _check_config(read_file(self._bucket, prefix, needed, ADAPTER_CONFIG), adapter_id, self._max_rank)
-        self._check_room(needed)
+        self._make_room(_size(needed))
+        if shutil.disk_usage(self._folder).free - _size(needed) < self._min_free:
+            raise Unavailable(f"no room in the adapter cache for {adapter_id}", code="cache_full")
         fetch(self._bucket, prefix, needed, folder)
         FETCHED.inc(_size(needed))
         log.info("adapter fetched", tenant=tenant, adapter=adapter_id, bytes=_size(needed))
@@ -142,17 +167,37 @@ class AdapterCache:
                 code="wrong_base_model",
             )
 
-    def _check_room(self, manifest: AdapterManifest) -> None:
+    def _make_room(self, size: int) -> None:
+        """Remove adapters that nobody uses until ``size`` more bytes fit, or none is left."""
+        with self._making_room:
+            if self._missing(size) <= 0:
+                return
+            with sole_user(self._folder) as alone:
+                for adapter in least_recently_used(self._folder) if alone else []:
+                    if self._missing(size) <= 0:
+                        return
+                    self._evict(adapter)
+
+    def _missing(self, size: int) -> int:
+        used = sum(map(size_on_disk, (self._folder / ADAPTERS_FOLDER).glob("*/*")))
         free = shutil.disk_usage(self._folder).free
-        if free - _size(manifest) < self._min_free:
-            raise Unavailable(f"no room in the adapter cache for {manifest.id}", code="cache_full")
+        return size + max(used - self._max_bytes, self._min_free - free)
+
+    def _evict(self, adapter: Path) -> None:
+        tenant, adapter_id = adapter.parent.name, adapter.name
+        with suppress(Unavailable, FileNotFoundError), self._locked(tenant, adapter_id, timeout_s=0):
+            idle_s = time.time() - adapter.stat().st_mtime
+            if idle_s >= self._idle_s and self._forget(serving_name(tenant, adapter_id)):
+                with self._guard:
+                    self._handed_out.discard(adapter)
+                remove(adapter, "full")
 
     @contextmanager
-    def _locked(self, tenant: str, adapter_id: str) -> Iterator[None]:
+    def _locked(self, tenant: str, adapter_id: str, timeout_s: float | None = None) -> Iterator[None]:
         path = self._folder / LOCKS_FOLDER / tenant / f"{adapter_id}.lock"
         path.parent.mkdir(parents=True, exist_ok=True)
         # One lock object a call: two of them exclude each other between threads as between processes.
-        lock = FileLock(path, timeout=self._lock_timeout_s)
+        lock = FileLock(path, timeout=self._lock_timeout_s if timeout_s is None else timeout_s)
         try:
             lock.acquire()
         except Timeout as error:

@@ -1,27 +1,36 @@
-"""Making room in the adapter cache, at start only.
+"""Which adapters lie in the cache, making room among them, and who may.
 
-While any vLLM uses the cache, a removed adapter may kill its engine (see :mod:`.cache`). Every
-process therefore holds a shared lock on the cache for its whole life, and cleaning asks for the
-exclusive one: with a second replica on the same folder, nothing is removed.
+While another vLLM uses the cache, an adapter that is removed may kill its engine (see
+:mod:`.cache`), and only that process can make it forget one. Every process therefore holds a
+shared lock on the cache for its whole life, and who removes anything asks for the exclusive one:
+with a second replica on the same folder, nothing is removed.
 """
 
 import fcntl
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
+
+from filelock import FileLock
 
 from narrowcast import logs
 from narrowcast.artifacts import MANIFEST
 from narrowcast.errors import NarrowcastError
-from narrowcast_inference.cache import ADAPTERS_FOLDER, LOCKS_FOLDER
 
-_IN_USE = ".in-use"
+ADAPTERS_FOLDER: Final = "adapters"
+LOCKS_FOLDER: Final = "locks"
+_IN_USE: Final = ".in-use"
+_CLAIMING: Final = ".claiming"
 
 log = logs.get(__name__)
 
-
 Published = Callable[[], set[tuple[str, str]]]
+
+_claims: dict[Path, int] = {}
+"""Descriptors of this process's locks, by the cache."""
 
 
 def claim_and_clean(folder: Path, max_bytes: int, published: Published) -> int:
@@ -40,40 +49,74 @@ def claim_and_clean(folder: Path, max_bytes: int, published: Published) -> int:
         The descriptor that holds the claim. It is inheritable: it survives an exec.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(folder / _IN_USE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        log.info("adapter cache in use by another process, not cleaned")
-    else:
-        _clean(folder, max_bytes, published)
-    fcntl.flock(descriptor, fcntl.LOCK_SH)
+    _claims[folder] = descriptor = os.open(folder / _IN_USE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    with sole_user(folder) as alone:
+        if alone:
+            _clean(folder, max_bytes, published)
+        else:
+            log.info("adapter cache in use by another process, not cleaned")
     os.set_inheritable(descriptor, True)
     return descriptor
 
 
+@contextmanager
+def sole_user(folder: Path) -> Iterator[bool]:
+    """Keep other processes from starting to use the cache; says whether none does already.
+
+    False too for a process that has not claimed the cache.
+    """
+    descriptor = _claims.get(folder)
+    if descriptor is None:
+        yield False
+        return
+    # To turn a shared lock into an exclusive one the kernel drops it first: one process at a time may.
+    with FileLock(folder / _CLAIMING):
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            alone = True
+        except BlockingIOError:
+            alone = False
+        try:
+            yield alone
+        finally:
+            fcntl.flock(descriptor, fcntl.LOCK_SH)
+
+
+def least_recently_used(folder: Path) -> list[Path]:
+    """Return the adapters in the cache, the one to go first at the front; no leftovers."""
+    adapters = (folder / ADAPTERS_FOLDER).glob("*/[!.]*")
+    return sorted(filter(Path.is_dir, adapters), key=lambda path: path.stat().st_mtime)
+
+
+def size_on_disk(adapter: Path) -> int:
+    """Return the bytes of the files in an adapter's folder, which may be under way."""
+    return sum(file.stat().st_size for file in adapter.rglob("*") if file.is_file())
+
+
+def remove(adapter: Path, reason: str) -> None:
+    """Remove an adapter's folder that nobody will read again."""
+    size = size_on_disk(adapter)
+    # The manifest goes first: what is left of an interrupted removal is no adapter.
+    (adapter / MANIFEST).unlink(missing_ok=True)
+    shutil.rmtree(adapter)
+    log.info("adapter removed from the cache", adapter=adapter.name, bytes=size, reason=reason)
+
+
 def _clean(folder: Path, max_bytes: int, published: Published) -> None:
     shutil.rmtree(folder / LOCKS_FOLDER, ignore_errors=True)
-    total = 0
-    adapters = [path for path in (folder / ADAPTERS_FOLDER).glob("*/*") if path.is_dir()]
-    newest_first = sorted(adapters, key=lambda path: path.stat().st_mtime, reverse=True)
-    whole = [adapter for adapter in newest_first if not adapter.name.startswith(".")]
-    deleted = _deleted(whole, published)
-    for adapter in newest_first:
-        size = sum(file.stat().st_size for file in adapter.rglob("*") if file.is_file())
-        if adapter not in whole:
-            reason = "leftover"
-        elif adapter in deleted:
-            reason = "deleted"
-        elif total + size > max_bytes:
-            reason = "full"
-        else:
-            total += size
-            continue
-        # The manifest goes first: what is left of an interrupted removal is no adapter.
-        (adapter / MANIFEST).unlink(missing_ok=True)
-        shutil.rmtree(adapter)
-        log.info("adapter removed from the cache", adapter=adapter.name, bytes=size, reason=reason)
+    for leftover in filter(Path.is_dir, (folder / ADAPTERS_FOLDER).glob("*/.*")):
+        remove(leftover, "leftover")
+    adapters = least_recently_used(folder)
+    deleted = _deleted(adapters, published)
+    for adapter in deleted:
+        remove(adapter, "deleted")
+    kept = [adapter for adapter in adapters if adapter not in deleted]
+    total = sum(map(size_on_disk, kept))
+    for adapter in kept:
+        if total <= max_bytes:
+            return
+        total -= size_on_disk(adapter)
+        remove(adapter, "full")
 
 
 def _deleted(adapters: list[Path], published: Published) -> list[Path]:

@@ -20,7 +20,7 @@ from typing import Any, Final, Protocol
 
 from narrowcast import logs
 from narrowcast.errors import Conflict, Unavailable
-from narrowcast_inference.service import settings_from_environment
+from narrowcast_inference.settings import settings_from_environment
 
 _OFFLOAD_WEIGHTS: Final = 1
 _POLL_S: Final = 0.05

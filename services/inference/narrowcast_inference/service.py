@@ -5,20 +5,23 @@ Shared by vLLM's resolver and the status route; free of vllm.
 
 import asyncio
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from narrowcast import logs
-from narrowcast.adapters import base_fingerprint, parse_serving_name
+from narrowcast.adapters import parse_serving_name
 from narrowcast.errors import NarrowcastError, NotFound, Unavailable
 from narrowcast.storage import Storage
 from narrowcast_inference.cache import AdapterCache
 from narrowcast_inference.metrics import count_load
-from narrowcast_inference.settings import InferenceSettings
+from narrowcast_inference.settings import settings_from_environment
+from narrowcast_inference.usage import AdapterUsage
 
 _DOWNLOADS: Final = 4
 """Threads of our own: an object store that hangs must not take those in which vLLM tokenizes."""
@@ -44,8 +47,9 @@ outcome: ContextVar[Outcome | None] = ContextVar("narrowcast_outcome", default=N
 class AdapterService:
     """See the module."""
 
-    def __init__(self, cache: AdapterCache, timeout_s: float) -> None:
+    def __init__(self, cache: AdapterCache, timeout_s: float, usage: AdapterUsage | None = None) -> None:
         self._cache = cache
+        self._usage = usage or AdapterUsage()
         self._timeout_s = timeout_s
         self._executor = ThreadPoolExecutor(_DOWNLOADS, thread_name_prefix="adapter")
         self._flights: dict[str, asyncio.Future[Path]] = {}
@@ -79,6 +83,21 @@ class AdapterService:
         except Exception as error:
             raise NarrowcastError(f"{parsed[1]} cannot be loaded", code="internal_error") from error
 
+    @contextmanager
+    def using(self, name: str, vllm: Any) -> Iterator[None]:
+        """Keep the adapter ``name``, if it is one, in the cache meanwhile, and for a while after.
+
+        Args:
+            name: the model a request asks for.
+            vllm: ``app.state`` of vLLM's web server.
+        """
+        with self._usage.using(name, vllm):
+            try:
+                yield
+            finally:
+                if parsed := parse_serving_name(name):
+                    self._cache.touch(*parsed)
+
     def _landed(self, name: str, flight: asyncio.Future[Path], seconds: float) -> None:
         self._flights.pop(name, None)
         error = None if flight.cancelled() else flight.exception()
@@ -101,25 +120,20 @@ class AdapterService:
 
 
 @lru_cache(maxsize=1)
-def settings_from_environment() -> InferenceSettings:
-    """Return the settings of this process."""
-    settings = InferenceSettings()
-    if not settings.inference.base_fingerprint:
-        settings.inference.base_fingerprint = base_fingerprint(settings.inference.base_model_path)
-    return settings
-
-
-@lru_cache(maxsize=1)
 def service_from_environment() -> AdapterService:
     """Return this process's service; made at the first use, because plugins load in every vLLM process."""
     settings = settings_from_environment()
     section = settings.inference
+    usage = AdapterUsage()
     cache = AdapterCache(
         Storage(settings.storage).models,
         section.cache_dir,
         section.fingerprints,
         section.max_lora_rank,
+        max_bytes=section.cache_max_bytes,
         min_free_mib=section.cache_min_free_mib,
+        idle_s=section.cache_idle_s,
         lock_timeout_s=section.resolve_timeout_s,
+        forget=usage.forget,
     )
-    return AdapterService(cache, section.resolve_timeout_s)
+    return AdapterService(cache, section.resolve_timeout_s, usage)

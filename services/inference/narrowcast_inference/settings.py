@@ -1,12 +1,13 @@
 """What the inference service is told, and the defaults that suit a small CPU machine."""
 
 import os
+from functools import lru_cache
 from pathlib import Path
 from typing import Self
 
 from pydantic import BaseModel, Field, field_validator, model_validator
 
-from narrowcast.adapters import VLLM_RANKS
+from narrowcast.adapters import VLLM_RANKS, base_fingerprint
 from narrowcast.settings import CommonSettings
 
 _GIB = 1024**3
@@ -51,7 +52,9 @@ class InferenceSection(BaseModel):
     port: int = Field(8001, ge=1, le=65535)
     cache_dir: Path
     cache_max_gib: float = Field(20.0, gt=0)
-    """Adapters above this are removed at start, least recently used first; never while vLLM runs."""
+    """Adapters above this are removed, least recently used first. More may lie there while all are used."""
+    cache_idle_s: float = Field(60.0, ge=0)
+    """An adapter is not removed within so many seconds of its last request."""
     cache_min_free_mib: int = Field(256, ge=0)
     """An adapter is not fetched if less than this would stay free on the disk."""
     resolve_timeout_s: float = Field(120.0, gt=0)
@@ -104,7 +107,7 @@ class InferenceSection(BaseModel):
 
     @property
     def cache_max_bytes(self) -> int:
-        """Limit for cleaning at start."""
+        """Limit of all adapters in the cache."""
         return int(self.cache_max_gib * _GIB)
 
     @property
@@ -117,3 +120,12 @@ class InferenceSettings(CommonSettings):
     """Settings of the inference service."""
 
     inference: InferenceSection
+
+
+@lru_cache(maxsize=1)
+def settings_from_environment() -> InferenceSettings:
+    """Return the settings of this process."""
+    settings = InferenceSettings()
+    if not settings.inference.base_fingerprint:
+        settings.inference.base_fingerprint = base_fingerprint(settings.inference.base_model_path)
+    return settings

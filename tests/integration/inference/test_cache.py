@@ -1,11 +1,16 @@
 """The adapter cache on a real S3 server."""
 
 import json
+import os
+import shutil
+import subprocess
+import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,6 +21,7 @@ from narrowcast.errors import InvalidInput, NarrowcastError, NotFound, Unavailab
 from narrowcast.settings import StorageSettings
 from narrowcast.storage import Bucket, Storage
 from narrowcast_inference.cache import AdapterCache
+from narrowcast_inference.cleaning import claim_and_clean, size_on_disk
 
 Publish = Callable[..., str]
 Make = Callable[..., AdapterCache]
@@ -42,7 +48,8 @@ def make_cache(models: Bucket, fingerprint: str, tmp_path: Path) -> Make:
     def make(
         bucket: Any = models, fingerprints: tuple[str, ...] = (fingerprint,), **changes: Any
     ) -> AdapterCache:
-        return AdapterCache(bucket, tmp_path, frozenset(fingerprints), 64, **changes)
+        settings: dict[str, Any] = {"max_bytes": 10**9, "forget": lambda _name: True, **changes}
+        return AdapterCache(bucket, tmp_path, frozenset(fingerprints), 64, **settings)
 
     return make
 
@@ -237,3 +244,118 @@ def test_waiting_for_another_process_is_bounded(
     with ThreadPoolExecutor(1) as other, filelock.FileLock(path), pytest.raises(Unavailable) as caught:
         other.submit(make_cache(lock_timeout_s=0.1).ensure, tenant, adapter).result()
     assert caught.value.code == "cache_busy"
+
+
+@pytest.fixture
+def claimed(tmp_path: Path) -> Iterator[int]:
+    """The cache as the launcher leaves it."""
+    descriptor = claim_and_clean(tmp_path, 10**9, set)
+    yield descriptor
+    os.close(descriptor)
+
+
+@pytest.fixture
+def three(publish_adapter: Publish, tenant: str) -> list[str]:
+    return [publish_adapter(tenant, f"{name}-adapter") for name in ("old", "middle", "new")]
+
+
+def room_for_two(make_adapter: Callable[[int], Path]) -> int:
+    return int(2.5 * (make_adapter(0) / ADAPTER_WEIGHTS).stat().st_size)
+
+
+def cached(folder: Path, tenant: str) -> set[str]:
+    return {path.name for path in (folder / "adapters" / tenant).iterdir()}
+
+
+@pytest.mark.usefixtures("claimed")
+def test_what_was_not_used_for_longest_makes_room(
+    make_cache: Make, make_adapter: Callable[[int], Path], three: list[str], tenant: str, tmp_path: Path
+) -> None:
+    old, middle, new = three
+    forgotten: list[str] = []
+
+    def forget(name: str) -> bool:
+        forgotten.append(name)
+        return True
+
+    cache = make_cache(max_bytes=room_for_two(make_adapter), idle_s=0, forget=forget)
+    for adapter in (old, middle):
+        cache.ensure(tenant, adapter)
+    cache.touch(tenant, old)
+    folder = cache.ensure(tenant, new)
+    assert cached(tmp_path, tenant) == {old, new}
+    assert forgotten == [f"{tenant}/{middle}"]
+    assert files_in(folder) == {MANIFEST, ADAPTER_CONFIG, ADAPTER_WEIGHTS}
+    # It was handed out, and is not taken for one that was damaged while in use.
+    cache.ensure(tenant, middle)
+    assert cached(tmp_path, tenant) == {new, middle}
+
+
+@pytest.mark.usefixtures("claimed")
+@pytest.mark.parametrize("changes", [{"idle_s": 60}, {"idle_s": 0, "forget": lambda _name: False}])
+def test_what_is_used_stays_and_the_new_one_comes_all_the_same(
+    make_cache: Make,
+    make_adapter: Callable[[int], Path],
+    three: list[str],
+    tenant: str,
+    tmp_path: Path,
+    changes: dict[str, Any],
+) -> None:
+    cache = make_cache(max_bytes=room_for_two(make_adapter), **changes)
+    for adapter in three:
+        cache.ensure(tenant, adapter)
+    assert cached(tmp_path, tenant) == set(three)
+
+
+@pytest.mark.usefixtures("claimed")
+def test_a_full_disk_is_made_room_on_before_it_is_refused(
+    make_cache: Make, three: list[str], tenant: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk is a fake: a real one that is nearly full cannot be had here."""
+    cache = make_cache(idle_s=0, min_free_mib=0)
+    size = sum(path.stat().st_size for path in cache.ensure(tenant, three[0]).iterdir())
+
+    def usage(_path: Path) -> Any:
+        used = sum(map(size_on_disk, (tmp_path / "adapters").glob("*/*")))
+        return SimpleNamespace(free=int(1.5 * size) - used)
+
+    monkeypatch.setattr("narrowcast_inference.cache.shutil.disk_usage", usage)
+    cache.ensure(tenant, three[1])
+    assert cached(tmp_path, tenant) == {three[1]}
+    held = make_cache(idle_s=0, min_free_mib=0, forget=lambda _name: False)
+    with pytest.raises(Unavailable) as caught:
+        held.ensure(tenant, three[2])
+    assert caught.value.code == "cache_full"
+
+
+def test_nothing_makes_room_while_another_process_uses_the_cache(
+    make_cache: Make,
+    make_adapter: Callable[[int], Path],
+    three: list[str],
+    tenant: str,
+    tmp_path: Path,
+    claimed: int,
+) -> None:
+    with subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            "import sys; from pathlib import Path; from narrowcast_inference.cleaning import claim_and_clean;"
+            f"claim_and_clean(Path({str(tmp_path)!r}), 10**9, set); print('ready', flush=True); sys.stdin.read()",
+        ],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline().endswith(b"ready\n")
+        cache = make_cache(max_bytes=room_for_two(make_adapter), idle_s=0)
+        for adapter in three:
+            cache.ensure(tenant, adapter)
+        assert cached(tmp_path, tenant) == set(three)
+        other.communicate()
+    cache.touch(tenant, three[0])
+    # The other is gone: now there is room for two again.
+    shutil.rmtree(tmp_path / "adapters" / tenant / three[2])
+    fresh = make_cache(max_bytes=room_for_two(make_adapter), idle_s=0)
+    fresh.ensure(tenant, three[2])
+    assert cached(tmp_path, tenant) == {three[0], three[2]}

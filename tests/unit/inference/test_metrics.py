@@ -8,7 +8,8 @@ from prometheus_client import REGISTRY, generate_latest
 
 from narrowcast.artifacts import MANIFEST
 from narrowcast.errors import InvalidInput, NarrowcastError
-from narrowcast_inference.cache import ADAPTERS_FOLDER, cached_adapters
+from narrowcast_inference.cache import cached_adapters
+from narrowcast_inference.cleaning import ADAPTERS_FOLDER
 from narrowcast_inference.service import AdapterService
 
 
