@@ -36,6 +36,8 @@ from narrowcast.storage import Bucket
 from narrowcast_inference.cleaning import (
     ADAPTERS_FOLDER,
     LOCKS_FOLDER,
+    Published,
+    deleted_among,
     least_recently_used,
     remove,
     size_on_disk,
@@ -123,6 +125,17 @@ class AdapterCache:
         with suppress(OSError):
             os.utime(self.folder_of(tenant, adapter_id))
 
+    def remove_deleted(self, published: Published) -> None:
+        """Remove adapters that the object store no longer has, unless they are in use.
+
+        Args:
+            published: see :func:`.cleaning.claim_and_clean`.
+        """
+        if deleted := deleted_among(least_recently_used(self._folder), published):
+            with self._making_room, sole_user(self._folder) as alone:
+                for adapter in deleted if alone else []:
+                    self._evict(adapter, "deleted")
+
     def _ensure(self, tenant: str, adapter_id: str) -> Path:
         folder = self.folder_of(tenant, adapter_id)
         with self._guard:
@@ -176,21 +189,21 @@ class AdapterCache:
                 for adapter in least_recently_used(self._folder) if alone else []:
                     if self._missing(size) <= 0:
                         return
-                    self._evict(adapter)
+                    self._evict(adapter, "full")
 
     def _missing(self, size: int) -> int:
         used = sum(map(size_on_disk, (self._folder / ADAPTERS_FOLDER).glob("*/*")))
         free = shutil.disk_usage(self._folder).free
         return size + max(used - self._max_bytes, self._min_free - free)
 
-    def _evict(self, adapter: Path) -> None:
+    def _evict(self, adapter: Path, reason: str) -> None:
         tenant, adapter_id = adapter.parent.name, adapter.name
         with suppress(Unavailable, FileNotFoundError), self._locked(tenant, adapter_id, timeout_s=0):
             idle_s = time.time() - adapter.stat().st_mtime
             if idle_s >= self._idle_s and self._forget(serving_name(tenant, adapter_id)):
                 with self._guard:
                     self._handed_out.discard(adapter)
-                remove(adapter, "full")
+                remove(adapter, reason)
 
     @contextmanager
     def _locked(self, tenant: str, adapter_id: str, timeout_s: float | None = None) -> Iterator[None]:

@@ -102,24 +102,8 @@ def remove(adapter: Path, reason: str) -> None:
     log.info("adapter removed from the cache", adapter=adapter.name, bytes=size, reason=reason)
 
 
-def _clean(folder: Path, max_bytes: int, published: Published) -> None:
-    shutil.rmtree(folder / LOCKS_FOLDER, ignore_errors=True)
-    for leftover in filter(Path.is_dir, (folder / ADAPTERS_FOLDER).glob("*/.*")):
-        remove(leftover, "leftover")
-    adapters = least_recently_used(folder)
-    deleted = _deleted(adapters, published)
-    for adapter in deleted:
-        remove(adapter, "deleted")
-    kept = [adapter for adapter in adapters if adapter not in deleted]
-    total = sum(map(size_on_disk, kept))
-    for adapter in kept:
-        if total <= max_bytes:
-            return
-        total -= size_on_disk(adapter)
-        remove(adapter, "full")
-
-
-def _deleted(adapters: list[Path], published: Published) -> list[Path]:
+def deleted_among(adapters: list[Path], published: Published) -> list[Path]:
+    """Return those that the object store no longer has; none if it fails or is empty (see above)."""
     try:
         there = published()
     except NarrowcastError as error:
@@ -129,3 +113,20 @@ def _deleted(adapters: list[Path], published: Published) -> list[Path]:
         log.warning("the object store has no adapter: none is removed from the cache")
         return []
     return [adapter for adapter in adapters if (adapter.parent.name, adapter.name) not in there]
+
+
+def _clean(folder: Path, max_bytes: int, published: Published) -> None:
+    shutil.rmtree(folder / LOCKS_FOLDER, ignore_errors=True)
+    for leftover in filter(Path.is_dir, (folder / ADAPTERS_FOLDER).glob("*/.*")):
+        remove(leftover, "leftover")
+    adapters = least_recently_used(folder)
+    deleted = deleted_among(adapters, published)
+    for adapter in deleted:
+        remove(adapter, "deleted")
+    kept = [adapter for adapter in adapters if adapter not in deleted]
+    total = sum(map(size_on_disk, kept))
+    for adapter in kept:
+        if total <= max_bytes:
+            return
+        total -= size_on_disk(adapter)
+        remove(adapter, "full")

@@ -4,6 +4,7 @@ Shared by vLLM's resolver and the status route; free of vllm.
 """
 
 import asyncio
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,9 +16,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from narrowcast import logs
-from narrowcast.adapters import parse_serving_name
+from narrowcast.adapters import parse_serving_name, published_adapters
 from narrowcast.errors import NarrowcastError, NotFound, Unavailable
-from narrowcast.storage import Storage
+from narrowcast.storage import Bucket, Storage
 from narrowcast_inference.cache import AdapterCache
 from narrowcast_inference.metrics import count_load
 from narrowcast_inference.settings import settings_from_environment
@@ -125,8 +126,9 @@ def service_from_environment() -> AdapterService:
     settings = settings_from_environment()
     section = settings.inference
     usage = AdapterUsage()
+    models = Storage(settings.storage).models
     cache = AdapterCache(
-        Storage(settings.storage).models,
+        models,
         section.cache_dir,
         section.fingerprints,
         section.max_lora_rank,
@@ -136,4 +138,19 @@ def service_from_environment() -> AdapterService:
         lock_timeout_s=section.resolve_timeout_s,
         forget=usage.forget,
     )
+    threading.Thread(
+        target=_remove_deleted,
+        args=(cache, models, section.cache_check_s),
+        name="deleted-adapters",
+        daemon=True,
+    ).start()
     return AdapterService(cache, section.resolve_timeout_s, usage)
+
+
+def _remove_deleted(cache: AdapterCache, models: Bucket, every_s: float) -> None:
+    while True:
+        time.sleep(every_s)
+        try:
+            cache.remove_deleted(lambda: published_adapters(models))
+        except Exception:
+            log.exception("cannot remove deleted adapters", code="internal_error")

@@ -55,6 +55,8 @@ class InferenceSection(BaseModel):
     """Adapters above this are removed, least recently used first. More may lie there while all are used."""
     cache_idle_s: float = Field(60.0, ge=0)
     """An adapter is not removed within so many seconds of its last request."""
+    cache_check_s: float = Field(600.0, gt=0)
+    """So often it is looked for adapters that have been deleted from the object store."""
     cache_min_free_mib: int = Field(256, ge=0)
     """An adapter is not fetched if less than this would stay free on the disk."""
     resolve_timeout_s: float = Field(120.0, gt=0)

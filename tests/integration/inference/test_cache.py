@@ -359,3 +359,17 @@ def test_nothing_makes_room_while_another_process_uses_the_cache(
     fresh = make_cache(max_bytes=room_for_two(make_adapter), idle_s=0)
     fresh.ensure(tenant, three[2])
     assert cached(tmp_path, tenant) == {three[0], three[2]}
+
+
+@pytest.mark.usefixtures("claimed")
+def test_deleted_adapters_go_unless_they_are_used(
+    make_cache: Make, three: list[str], tenant: str, tmp_path: Path
+) -> None:
+    _, middle, new = three
+    cache = make_cache(idle_s=0, forget=lambda name: not name.endswith(middle))
+    for adapter in three:
+        cache.ensure(tenant, adapter)
+    cache.remove_deleted(set)
+    assert cached(tmp_path, tenant) == set(three), "an empty store was rather emptied"
+    cache.remove_deleted(lambda: {(tenant, new)})
+    assert cached(tmp_path, tenant) == {middle, new}

@@ -1,6 +1,7 @@
 """Real vLLM whose adapter cache has room for two: what it forgets, and may not miss."""
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -9,7 +10,8 @@ import pytest
 
 pytest.importorskip("vllm")
 
-from narrowcast.adapters import ADAPTER_WEIGHTS
+from narrowcast.adapters import ADAPTER_WEIGHTS, adapter_prefix
+from narrowcast.storage import Bucket
 
 from .conftest import Publish, RunVllm, Vllm
 
@@ -21,7 +23,9 @@ TENANT = "clinic"
 def server(run_vllm: RunVllm, make_adapter: Callable[[int], Path]) -> Iterator[Vllm]:
     gib = 2.5 * (make_adapter(0) / ADAPTER_WEIGHTS).stat().st_size / 1024**3
     # One slot: whatever is asked for in turn has to be read from its folder again.
-    with run_vllm(BASE, max_loras=1, max_cpu_loras=1, cache_max_gib=gib, cache_idle_s=0) as vllm:
+    with run_vllm(
+        BASE, max_loras=1, max_cpu_loras=1, cache_max_gib=gib, cache_idle_s=0, cache_check_s=1
+    ) as vllm:
         yield vllm
 
 
@@ -84,3 +88,19 @@ def test_what_a_request_uses_stays_and_a_client_that_leaves_lets_go_of_it(
     assert used not in cached(server)
     assert answer(server, used) == answer(server, "room-5"), "the same weights under another name"
     assert server.process.poll() is None
+
+
+def test_a_deleted_adapter_leaves_a_vllm_that_runs(
+    server: Vllm, publish_adapter: Publish, models: Bucket
+) -> None:
+    deleted = publish_adapter(TENANT, "deleted-adapter", seed=1)
+    assert answer(server, deleted)
+    models.delete_prefix(adapter_prefix(TENANT, deleted))
+    deadline = time.monotonic() + 30
+    while deleted in cached(server):
+        assert time.monotonic() < deadline, server.log.read_text()[-2000:]
+        time.sleep(0.2)
+    url = f"http://127.0.0.1:{server.port}/v1"
+    assert deleted not in httpx.get(f"{url}/models", timeout=30).text
+    response = httpx.post(f"{url}/chat/completions", json=body(deleted, 1), timeout=60)
+    assert response.status_code == 404
