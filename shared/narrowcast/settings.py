@@ -8,10 +8,11 @@ when the process starts; in production a default secret stops it there.
 """
 
 import os
-from typing import Literal, Self
+import sys
+from typing import Any, Final, Literal, Self, TypeVar
 from urllib.parse import quote, urlsplit
 
-from pydantic import BaseModel, Field, SecretStr, model_validator
+from pydantic import BaseModel, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import (
     BaseSettings,
     NestedSecretsSettingsSource,
@@ -19,8 +20,14 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from narrowcast import logs
+
+WRONG_SETTINGS: Final = 2
+"""Exit status of a process that cannot start with its settings."""
 DEVELOPMENT_SECRET = "narrowcast-development-only"  # noqa: S105 - refused in production
 _MINIO_DEFAULT_SECRET = "minioadmin"  # noqa: S105 - refused in production
+
+log = logs.get(__name__)
 
 
 class RedisSettings(BaseModel):
@@ -90,7 +97,10 @@ class CommonSettings(BaseSettings):
     """What every service needs; all that inference needs of ours."""
 
     model_config = SettingsConfigDict(
-        env_prefix="NARROWCAST_", env_nested_delimiter="__", nested_model_default_partial_update=True
+        env_prefix="NARROWCAST_",
+        env_nested_delimiter="__",
+        nested_model_default_partial_update=True,
+        hide_input_in_errors=True,  # one of the values may be a secret
     )
 
     environment: Literal["development", "production"] = "development"
@@ -140,3 +150,24 @@ class Settings(CommonSettings):
         if not self.redis.has_password:
             problems.append("NARROWCAST_REDIS__PASSWORD is not set")
         return problems
+
+
+S = TypeVar("S", bound=CommonSettings)
+
+
+def settings_or_exit(kind: type[S], service: str, **overrides: Any) -> S:
+    """Return the settings of this process, or end it with status 2 and say which are wrong.
+
+    Args:
+        kind: the service's settings.
+        service: its name in the log.
+        overrides: settings for which it does not matter what the environment says.
+    """
+    try:
+        return kind(**overrides)
+    except ValidationError as error:
+        logs.configure(service)
+        # Without the values: one of them may be a secret.
+        problems = error.errors(include_input=False, include_url=False, include_context=False)
+        log.critical("invalid settings", problems=problems)
+        sys.exit(WRONG_SETTINGS)

@@ -183,7 +183,8 @@ def test_backup_and_restore_in_containers(compose: Compose, client: Client, tmp_
     compose("down", "--timeout", "30")
     volumes = [f"{compose.project}_{volume}" for volume in ("redis", "minio")]
     subprocess.run(["docker", "volume", "rm", *volumes], check=True, capture_output=True)
-    compose.up("redis", "minio", "provisioning")
+    compose.up("redis", "minio")
+    compose("run", "--rm", "-T", "provisioning")
     compose("stop", "redis")
     compose("run", "--rm", "--no-deps", "-T", "--entrypoint", "sh", "redis", "-c", "rm -rf /data/*")
     script("restore.sh")

@@ -4,12 +4,13 @@ import uvicorn
 
 from narrowcast import metrics
 from narrowcast.jobs.metrics import JobMetrics
+from narrowcast.settings import settings_or_exit
 from narrowcast_gateway.settings import GatewaySettings
 
 
 def main() -> None:
     """Run until SIGTERM; requests in flight are finished first."""
-    settings = GatewaySettings()
+    settings = settings_or_exit(GatewaySettings, "gateway")
     metrics.serve(settings.metrics, JobMetrics(settings.redis))
     uvicorn.run(
         "narrowcast_gateway.app:create_configured_app",

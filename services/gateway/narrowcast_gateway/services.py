@@ -69,7 +69,8 @@ class Services:
 def create_http_client(settings: GatewaySettings) -> httpx.AsyncClient:
     """Return the client for the inference servers; it belongs to the event loop that uses it."""
     timeout = httpx.Timeout(settings.servers.timeout_s, connect=_CONNECT_TIMEOUT_S)
-    return httpx.AsyncClient(timeout=timeout, limits=httpx.Limits(max_connections=None))
+    # Never through a proxy that the environment names: requests hold impressions, and stay in the house.
+    return httpx.AsyncClient(timeout=timeout, limits=httpx.Limits(max_connections=None), trust_env=False)
 
 
 def create_services(settings: GatewaySettings, connections: Connections, http: httpx.AsyncClient) -> Services:

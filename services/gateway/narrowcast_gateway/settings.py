@@ -35,7 +35,7 @@ class UploadSettings(BaseModel):
 
     max_body_bytes: int = Field(1024 * _MIB, gt=0)
     max_training_file_bytes: int = Field(256 * _MIB, gt=0)
-    """Some 60,000 rows; it is read as a whole, and takes five times as much memory."""
+    """Some 60,000 rows; it is read as a whole, and takes up to seven times as much memory."""
     max_documents: int = Field(200_000, gt=0)
     retention_h: float = Field(0.0, ge=0)
     """Hours that originals are kept after preprocessing has ended; 0 deletes them at once."""

@@ -18,12 +18,14 @@ from narrowcast.jobs.reaper import Reaper
 from narrowcast.jobs.records import JobKind
 from narrowcast.jobs.running import Handler, RunningJob, run_job
 from narrowcast.jobs.worker import create_worker_app, run_worker_app
+from narrowcast.settings import settings_or_exit
 from narrowcast_gateway.corpora.janitor import DocumentJanitor
 from narrowcast_gateway.corpora.job import preprocess
 from narrowcast_gateway.evaluation.job import evaluate
 from narrowcast_gateway.services import Services, create_http_client, create_services
 from narrowcast_gateway.settings import GatewaySettings
 
+_SERVICE = "gateway-worker"
 _HEARTBEAT_S = 5.0
 
 
@@ -71,10 +73,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m narrowcast_gateway.worker", description=__doc__)
     parser.add_argument("--alive", type=float, metavar="SECONDS", help="exit 0 if it moved this recently")
     options = parser.parse_args()
-    settings = GatewaySettings()
+    settings = settings_or_exit(GatewaySettings, _SERVICE)
     if options.alive is not None:
         sys.exit(0 if Heartbeat(settings.worker.heartbeat_file).is_fresh(options.alive) else 1)
-    logs.configure("gateway-worker", settings.log_level)
+    logs.configure(_SERVICE, settings.log_level)
     metrics.serve(settings.metrics)
     sys.exit(
         run_worker_app(

@@ -11,13 +11,12 @@ import runpy
 import sys
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from narrowcast import logs
 from narrowcast.adapters import base_fingerprint, published_adapters
 from narrowcast.context import context_length
 from narrowcast.errors import NarrowcastError, Unavailable
 from narrowcast.masking import special_ids, stop_ids
+from narrowcast.settings import WRONG_SETTINGS, settings_or_exit
 from narrowcast.storage import Storage
 from narrowcast_inference.arguments import PLUGIN, cpu_environment, vllm_arguments, vllm_environment
 from narrowcast_inference.cache import cached_adapters
@@ -28,7 +27,6 @@ from narrowcast_inference.vllm_logging import SERVICE, write_config
 
 _API_SERVER = "vllm.entrypoints.openai.api_server"
 _LOGGING_CONFIG = "vllm-logging.json"
-_WRONG_SETTINGS = 2
 
 log = logs.get(__name__)
 
@@ -39,23 +37,14 @@ def main() -> int:
     Returns:
         The exit status, 2 for settings that cannot work.
     """
-    try:
-        settings = InferenceSettings()
-    except ValidationError as error:
-        logs.configure(SERVICE)
-        # Without the input values: one of them may be a secret.
-        log.critical(
-            "invalid settings",
-            problems=error.errors(include_input=False, include_url=False, include_context=False),
-        )
-        return _WRONG_SETTINGS
+    settings = settings_or_exit(InferenceSettings, SERVICE)
     logs.configure(SERVICE, settings.log_level)
     try:
         _prepare(settings)
         _check_resolver()
     except (NarrowcastError, OSError) as error:
         log.critical("cannot start", exc_info=error)
-        return _WRONG_SETTINGS
+        return WRONG_SETTINGS
     from vllm.platforms import current_platform
 
     on_cpu = current_platform.is_cpu()

@@ -6,9 +6,12 @@ import sys
 from narrowcast import logs
 from narrowcast.errors import InvalidInput
 from narrowcast.jobs.heartbeat import Heartbeat
+from narrowcast.settings import settings_or_exit
 from narrowcast_trainer.settings import TrainerSettings
 from narrowcast_trainer.trackers import check_installed
 from narrowcast_trainer.worker import run_worker
+
+_SERVICE = "trainer"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -26,10 +29,10 @@ def main(arguments: list[str] | None = None) -> int:
         help="run one job and exit 0; exit 0 as well if none comes within a minute",
     )
     options = parser.parse_args(arguments)
-    settings = TrainerSettings()
+    settings = settings_or_exit(TrainerSettings, _SERVICE)
     if options.alive is not None:
         return 0 if Heartbeat(settings.trainer.heartbeat_file).is_fresh(options.alive) else 1
-    logs.configure("trainer", settings.log_level)
+    logs.configure(_SERVICE, settings.log_level)
     try:
         check_installed(settings.trainer.report_to)
     except InvalidInput as error:

@@ -70,6 +70,9 @@ def create_celery(settings: RedisSettings) -> Celery:
         # Fail fast when the broker is away: the record is written, the reaper sends again.
         broker_transport_options={"socket_connect_timeout": 5, "socket_timeout": 30},
     )
+    if settings.dsn.startswith("rediss:"):
+        # Left to itself, kombu takes any certificate, and sends the password to whoever shows one.
+        app.conf.broker_use_ssl = {"ssl_cert_reqs": "required", "ssl_check_hostname": True}
     return app
 
 

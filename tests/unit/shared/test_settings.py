@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from narrowcast.settings import DEVELOPMENT_SECRET, RedisSettings, Settings
+from narrowcast.settings import DEVELOPMENT_SECRET, RedisSettings, Settings, settings_or_exit
 
 
 def test_nested_variables(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -82,3 +82,24 @@ def test_the_environment_wins_over_a_file(monkeypatch: pytest.MonkeyPatch, tmp_p
 )
 def test_the_password_joins_the_url(url: str, dsn: str) -> None:
     assert RedisSettings.model_validate({"url": url, "password": "pw"}).dsn == dsn
+
+
+def test_a_process_with_wrong_settings_says_which_and_no_value(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("NARROWCAST_STORAGE__SECRET_KEY", "a-real-secret")
+    monkeypatch.setenv("NARROWCAST_STORAGE__SECURE", "a-secret-in-the-wrong-place")
+    with pytest.raises(SystemExit) as caught:
+        settings_or_exit(Settings, "gateway")
+    assert caught.value.code == 2
+    said = "".join(capfd.readouterr())
+    assert "secure" in said
+    assert "secret-in" not in said
+    with pytest.raises(ValidationError) as error:
+        Settings()
+    assert "secret-in" not in str(error.value)
+
+
+def test_what_does_not_matter_needs_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NARROWCAST_ENVIRONMENT", "production")
+    assert settings_or_exit(Settings, "gateway", environment="development").environment == "development"

@@ -37,7 +37,7 @@ class Story:
         self._stack = stack
         self._show = show
         self._report = report
-        self._http = httpx.Client(base_url=stack.url, timeout=_TIMEOUT)
+        self._http = httpx.Client(base_url=stack.url, timeout=_TIMEOUT, trust_env=False)
 
     def tell(self) -> None:
         """Run every step; raise at the first that does not hold."""

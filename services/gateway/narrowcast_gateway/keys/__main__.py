@@ -6,6 +6,7 @@ import time
 
 from narrowcast.connections import connect
 from narrowcast.errors import NarrowcastError
+from narrowcast.settings import settings_or_exit
 from narrowcast_gateway.keys.service import ApiKeys
 from narrowcast_gateway.settings import GatewaySettings
 
@@ -21,7 +22,7 @@ def main(arguments: list[str] | None = None) -> int:
     revoke.add_argument("key_id", metavar="KEY-ID")
     options = parser.parse_args(arguments)
 
-    keys = ApiKeys(connect(GatewaySettings()).redis)
+    keys = ApiKeys(connect(settings_or_exit(GatewaySettings, "keys")).redis)
     try:
         if options.command == "create":
             print(keys.create(options.tenant))  # noqa: T201
