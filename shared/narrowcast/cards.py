@@ -207,3 +207,7 @@ class TrainingCard(BaseModel):
     trials: list[Trial] = []
     """All runs of the sweep that this was the best of."""
     history: list[Point]
+    """By step. Of a long run not all: ``history_every``."""
+    history_every: int = 1
+    """Each so-many-th step is in ``history``, and with them the first, the last, the published one, the one
+    of the lowest training loss and every one with a validation. All are in :data:`STEP_METRICS`."""

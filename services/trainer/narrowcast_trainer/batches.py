@@ -47,14 +47,19 @@ class LengthGrouped:
         order.shuffle(rows)
         size = self._batch_size
         group = size * _GROUP_BATCHES
-        batches = []
+        batches: list[list[int]] = []
+        short: list[int] = []
         for start in range(0, len(rows), group):
             by_length = sorted(rows[start : start + group], key=lambda row: self._lengths[row])
+            if rest := len(by_length) % size:
+                # From anywhere: the longest ones would have a step to themselves in every epoch.
+                at = order.randrange(len(by_length) - rest + 1)
+                short = by_length[at : at + rest]
+                del by_length[at : at + rest]
             batches += [by_length[at : at + size] for at in range(0, len(by_length), size)]
-        # A short last batch must stay last: the loader cuts its batches from a flat sequence.
-        short = [batches.pop()] if len(batches[-1]) < size else []
         order.shuffle(batches)
-        for batch in batches + short:
+        # A short batch must be the last: the loader cuts its batches from a flat sequence.
+        for batch in [*batches, short]:
             yield from batch
         yield from [len(self._lengths)] * self._fillers
 

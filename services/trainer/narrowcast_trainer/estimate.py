@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 from typing import Any, Final
 
+from pydantic import ValidationError
+
 from narrowcast.errors import InvalidInput
 from narrowcast.estimates.advice import Change
 from narrowcast.estimates.architecture import Architecture, read_architecture
@@ -13,6 +15,7 @@ from narrowcast.estimates.estimate import Estimate, Plan, estimate
 from narrowcast.estimates.history import NodeFacts
 from narrowcast.estimates.memory import GIB
 from narrowcast.estimates.shapes import Batching, Range, TrainingShape, ranks_that_share
+from narrowcast.training import Hyperparameters
 from narrowcast_trainer.estimate_table import PAPER, table
 from narrowcast_trainer.node import cpu_facts, first_gpu, gpu_facts
 from narrowcast_trainer.settings import MOST_GPUS, TrainingSettings
@@ -142,7 +145,20 @@ def _node(options: argparse.Namespace) -> NodeFacts:
     return node.model_copy(update={"memory_bytes": memory})
 
 
+def _check_job(options: argparse.Namespace) -> None:
+    """Refuse what a job would be refused for: its estimate, and the advice in it, would be of no use."""
+    asked = {name: getattr(options, name) for name in ("rank", "batch_size", "micro_batch", "max_length")}
+    try:
+        Hyperparameters.model_validate(asked | {"n_epochs": options.epochs})
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = str(first["loc"][0]).removeprefix("n_")
+        message = f"--{name.replace('_', '-')}: no job may have that: {first['msg']}"
+        raise InvalidInput(message, param=name) from None
+
+
 def _estimate(architecture: Architecture, options: argparse.Namespace) -> Estimate:
+    _check_job(options)
     if options.tokens_per_row and options.tokens_per_row > options.max_length:
         raise InvalidInput(
             f"--tokens-per-row {options.tokens_per_row:g} is above --max-length {options.max_length}:"

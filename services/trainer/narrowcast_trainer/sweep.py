@@ -45,7 +45,7 @@ class SweepState(BaseModel):
     running: dict[str, Any] = {}
     """The values of the trial that runs; empty between two."""
     max_micro_batch: int | None = None
-    """In one forward pass, after a trial with more ran out of memory."""
+    """In one forward pass, after a trial, or the process, with more ran out of memory."""
 
 
 def best_so_far(checkpoint: Path) -> Trained | None:
@@ -106,6 +106,8 @@ class Sweep:
             JobFailed: all trials failed; or what would fail every one of them alike.
         """
         self._take_up()
+        # Also what the kernel has killed the process for: the next attempt is told by the checkpoint alone.
+        self._state.max_micro_batch = _least(self._state.max_micro_batch, self._task.max_micro_batch)
         while len(self._state.trials) < self._hyper.n_trials:
             if self._task.stop.requested:
                 raise TrainingStopped(self._saved_step or None)
@@ -178,7 +180,7 @@ class Sweep:
             reporter=run.reporter,
             run_name=f"{self._task.run_name}-trial-{run.number}",
             save_checkpoint=self._save,
-            max_micro_batch=_least(self._state.max_micro_batch, self._task.max_micro_batch),
+            max_micro_batch=self._state.max_micro_batch,
             should_prune=run.should_prune,
         )
 

@@ -148,7 +148,8 @@ def read_architecture(config: Mapping[str, Any]) -> Architecture:
             param="model_type",
         )
     quantised = config.get("quantization_config")
-    if isinstance(quantised, dict) and quantised.get("quant_method") != "bitsandbytes":
+    method = quantised.get("quant_method") if isinstance(quantised, dict) else quantised
+    if method not in {None, "bitsandbytes"}:
         raise InvalidInput(
             "the model's config.json is of a quantised copy, for serving; take that of the 16-bit base",
             code="invalid_model_config",

@@ -7,11 +7,14 @@ from typing import Any
 
 import pytest
 
+from narrowcast.adapters import ADAPTER_WEIGHTS
 from narrowcast.errors import JobFailed
 from narrowcast.training import Hyperparameters
 from narrowcast_trainer.data import IGNORED, Example
 from narrowcast_trainer.engines.base import Trained
 from narrowcast_trainer.protocol import Measured
+from narrowcast_trainer.publish import check_weights
+from narrowcast_trainer.settings import TrainingSettings
 
 from .conftest import TOY
 from .trainings import HYPER, assert_same_weights, events_of, stopped, train, training_task, weights_of
@@ -93,6 +96,29 @@ def test_a_training_of_one_step_trains(models_dir: Path, tmp_path: Path) -> None
     PeftEngine().smoke_test(task, trained.adapter)
 
 
+def test_an_epoch_of_the_warm_up_s_first_step_is_not_the_best(models_dir: Path, tmp_path: Path) -> None:
+    """Its rate is 0: where all others make the base worse, an adapter that does nothing would be."""
+    from narrowcast_trainer.engines.peft import PeftEngine
+
+    task = training_task(
+        models_dir,
+        tmp_path,
+        hyperparameters=_hyper(batch_size=16, n_epochs=2, learning_rate=0.3, alpha=64),
+        train=_examples(14, 0, 200, seed=2),
+        validation=_examples(3, 20_000, 40_000, seed=11),
+        settings=TrainingSettings(micro_batch_tokens=100_000),
+    )
+    trained = PeftEngine().train(task)
+    first, second = trained.record.points
+    assert (first.learning_rate, first.valid_loss) == (0, None)
+    assert (second.valid_loss or 0) > 10.82, "the base's is 10.811"
+    assert trained.metrics["best_step"] == 2
+    check_weights(trained.adapter / ADAPTER_WEIGHTS)
+    PeftEngine().smoke_test(task, trained.adapter)
+    # Estimates learn from it: no more rows can have been in memory at once than there are.
+    assert trained.metrics["micro_batch"] == 14
+
+
 def test_rows_of_a_batch_do_not_see_one_another(models_dir: Path, tmp_path: Path) -> None:
     """The loss of a padded batch is that of its rows alone, so neither padding nor a neighbour leaks in."""
     import torch
@@ -139,8 +165,8 @@ def test_rows_of_a_batch_do_not_see_one_another(models_dir: Path, tmp_path: Path
         assert together == pytest.approx((short * short_count + long * long_count) / count, abs=1e-5)
 
 
-def _examples(count: int, first: int, end: int) -> list[Example]:
-    draw = random.Random(0)
+def _examples(count: int, first: int, end: int, seed: int = 0) -> list[Example]:
+    draw = random.Random(seed)
     made = []
     for _ in range(count):
         ids = [draw.randrange(first, end) for _ in range(draw.randrange(20, 60))]

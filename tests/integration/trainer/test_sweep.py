@@ -298,6 +298,18 @@ def test_a_trial_that_ran_out_of_memory_goes_on_with_fewer_rows_also_after_an_in
     assert attempt(3, 1000).began == [(75, 4), (0, 4)]
 
 
+def test_so_does_one_whose_process_the_kernel_has_killed_for_it(
+    checkpoints: Checkpoints, tmp_path: Path
+) -> None:
+    """The attempt after it is told by the worker; the next one only by the checkpoint."""
+    task = replace(_hungry_task(checkpoints, tmp_path / "1"), max_micro_batch=4)
+    with pytest.raises(TrainingStopped):
+        Sweep(_Hungry(35), task).run()
+    engine = _Hungry(1000)
+    Sweep(engine, _hungry_task(checkpoints, tmp_path / "2")).run()
+    assert engine.began == [(35, 4), (0, 4)]
+
+
 def test_of_a_sweep_without_any_weights_nothing_is_kept(
     desk: Desk, trainer_settings: TrainerSettings, tmp_path: Path
 ) -> None:

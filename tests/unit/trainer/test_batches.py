@@ -48,6 +48,20 @@ def test_a_batch_holds_rows_of_similar_length() -> None:
     assert sorted(batches, key=sum) != batches
 
 
+@pytest.mark.parametrize("rows", [17, 22])
+def test_no_row_is_in_the_short_batch_of_every_epoch(rows: int) -> None:
+    """The longest ones would be, and count several times what others count."""
+    sampler = LengthGrouped(range(100, 100 + rows), 8, seed=1)
+    seen: list[int] = []
+    for epoch in range(200):
+        sampler.set_epoch(epoch)
+        order = list(sampler)
+        assert sorted(order) == list(range(rows))
+        seen += order[rows // 8 * 8 :]
+    assert max(seen.count(row) for row in range(rows)) < 150
+    assert len(set(seen)) == rows
+
+
 def test_fewer_rows_than_a_batch() -> None:
     assert sorted(LengthGrouped([5, 6, 7], 8, seed=1)) == [0, 1, 2]
 

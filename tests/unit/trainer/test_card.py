@@ -86,6 +86,29 @@ def test_the_curve_of_a_long_training_fits_into_memory() -> None:
         assert smooth[place] == pytest.approx(sum(near) / len(near), abs=1e-9)
 
 
+def test_of_a_long_training_the_card_has_some_steps_and_says_so() -> None:
+    steps, per_epoch, best = 10_001, 1_000, 4_000
+    measured: list[dict[str, Any]] = [
+        {"loss": 1 + (step - 3_337) ** 2 / 1e8, "epoch": step / per_epoch, "step": step}
+        for step in range(1, steps + 1)
+    ]
+    measured += [
+        {"eval_loss": 1.5 + abs(step - best) / 1e5, "epoch": step / per_epoch, "step": step}
+        for step in range(per_epoch, steps, per_epoch)
+    ]
+    whole = card(record(measured), steps=steps, best_step=best)
+    files = card_files(whole)
+    shown = TrainingCard.model_validate_json(files[CARD])
+    assert shown.history_every == 6
+    at = {point.step for point in shown.history}
+    assert {1, 7, 3_337, best, steps, *range(per_epoch, steps, per_epoch)} <= at
+    assert len(at) == len(shown.history) < 2_020
+    assert (shown.losses, shown.epochs) == (whole.losses, whole.epochs)
+    assert len(files[STEP_METRICS].splitlines()) == 1 + steps
+    assert "`card.json` and the figure show one step in 6" in files[CARD_TEXT].decode()
+    assert "show one step in" not in markdown(card())
+
+
 def test_the_curve_is_whole_and_by_epoch() -> None:
     made = card()
     assert [point.step for point in made.history] == list(range(1, STEPS + 1))

@@ -34,6 +34,12 @@ def test_a_loss_that_is_no_number_stops_at_once(loss: float) -> None:
     assert _feed(_watch(), [2.0, 1.9, loss]) == 3
 
 
+def test_the_first_loss_is_the_base_s_and_no_fault_of_the_learning_rate() -> None:
+    with pytest.raises(JobFailed, match="before anything has been trained") as failed:
+        _watch().take(1, math.nan, math.nan)
+    assert (failed.value.code, failed.value.param) == ("base_not_finite", "model")
+
+
 @pytest.mark.parametrize("norm", [math.nan, math.inf])
 def test_so_does_a_gradient(norm: float) -> None:
     watch = _watch()
@@ -131,6 +137,16 @@ def test_batches_of_two_kinds_never_stop(hard: float, gap: float) -> None:
     """Templates and free text: each batch is of one kind, as rows of one length go together."""
     for seed in range(20):
         assert _feed(_watch(), _of_two_kinds(random.Random(seed), hard, gap, 500)) is None
+
+
+@pytest.mark.parametrize("seed", [2, 8, 11])
+def test_a_few_hard_batches_in_one_window_do_not_stop_a_long_training(seed: int) -> None:
+    """Of each twentieth being hard, five of ten in a row are to be expected once in some thousand steps."""
+    noise = random.Random(seed)
+    losses = [
+        noise.gauss(2.6, 0.3) if noise.random() < 0.05 else noise.gauss(0.4, 0.1) for _ in range(10_000)
+    ]
+    assert _feed(_watch(), losses) is None
 
 
 def test_what_diverges_amid_batches_of_two_kinds_stops() -> None:

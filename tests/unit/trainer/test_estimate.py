@@ -62,6 +62,23 @@ def test_numbers_that_are_none_are_refused(
     assert option in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("--rank", "513"),
+        ("--batch-size", "1000000000"),
+        ("--micro-batch", "513"),
+        ("--max-length", "31"),
+        ("--epochs", "51"),
+    ],
+)
+def test_what_no_job_may_have_is_not_estimated(
+    config: str, option: str, value: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--config", config, "--gpu", "Tesla T4", "--gpu-memory", "15", option, value]) == 2
+    assert f"{option}: no job may have that" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("batch", "rows"), [("1", 1), ("5", 1), ("6", 2)])
 def test_rows_at_once_divide_the_batch(
     config: str, batch: str, rows: int, capsys: pytest.CaptureFixture[str]

@@ -3,7 +3,7 @@
 import csv
 import io
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from narrowcast.adapters import AdapterManifest
 from narrowcast.cards import (
@@ -28,17 +28,40 @@ from narrowcast_trainer.card.figure import loss_figure
 from narrowcast_trainer.card.markdown import markdown
 from narrowcast_trainer.card.record import RunRecord
 
+_MOST_POINTS: Final = 2000
+"""A card of 100,000 steps would be 30 MB; the figure has 1,300 pixels for them."""
+
 
 def card_files(card: TrainingCard) -> dict[str, bytes]:
-    """Return the files of a card, by the names they have in the adapter's artifact."""
-    figure = loss_figure(card)
+    """Return the files of a card, by the names they have in the adapter's artifact.
+
+    Args:
+        card: with all steps.
+    """
+    shown = _thinned(card)
+    figure = loss_figure(shown)
     return {
-        CARD: card.model_dump_json(indent=1).encode(),
-        CARD_TEXT: markdown(card).encode(),
+        CARD: shown.model_dump_json(indent=1).encode(),
+        CARD_TEXT: markdown(shown).encode(),
         LOSS_PNG: figure.png,
         LOSS_SVG: figure.svg,
         STEP_METRICS: step_metrics(card.history),
     }
+
+
+def _thinned(card: TrainingCard) -> TrainingCard:
+    """Return a card with so few steps that it can be sent and drawn."""
+    points, lowest = card.history, card.losses.lowest_train
+    every = -(-len(points) // _MOST_POINTS)
+    if every <= 1:
+        return card
+    wanted = {points[-1].step, card.published_step, lowest.step if lowest else None}
+    kept = [
+        point
+        for place, point in enumerate(points)
+        if place % every == 0 or point.step in wanted or point.valid_loss is not None
+    ]
+    return card.model_copy(update={"history": kept, "history_every": every})
 
 
 def build_card(

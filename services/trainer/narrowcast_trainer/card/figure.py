@@ -66,7 +66,7 @@ def _draw(figure: Figure, card: TrainingCard) -> None:
     train = [(point.step, point.train_loss) for point in card.history if point.train_loss is not None]
     valid = [(point.step, point.valid_loss) for point in card.history if point.valid_loss is not None]
     if train:
-        _draw_training(axes, train)
+        _draw_training(axes, train, card.history_every)
     if valid:
         axes.plot(*zip(*valid, strict=True), color=_VALID, marker="o", markersize=5, label="validation")
     _mark_published(axes, card, valid + train)
@@ -88,14 +88,15 @@ def _draw(figure: Figure, card: TrainingCard) -> None:
     axes.legend(loc="best", edgecolor="none", framealpha=1)
 
 
-def _draw_training(axes: Any, train: Sequence[tuple[int, float]]) -> None:
+def _draw_training(axes: Any, train: Sequence[tuple[int, float]], every: int) -> None:
     steps, losses = zip(*train, strict=True)
     if len(train) < _SMOOTHED_FROM:
         axes.plot(steps, losses, color=_TRAIN, linewidth=1.6, label="training")
         return
     window = max(3, round(len(train) * _WINDOW_SHARE)) | 1  # odd, so that it has a middle
-    axes.plot(steps, losses, color=_TRAIN, linewidth=0.8, alpha=0.35, label="training, each step")
-    label = f"training, mean of {window} steps"
+    single = "training, each step" if every == 1 else f"training, one step in {every}"
+    axes.plot(steps, losses, color=_TRAIN, linewidth=0.8, alpha=0.35, label=single)
+    label = f"training, mean of {window} steps" if every == 1 else f"training, mean of {window} of them"
     axes.plot(steps, _moving_mean(losses, window), color=_TRAIN, linewidth=1.8, label=label)
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from narrowcast.cards import LOSS_PNG, LossAt, TrainingCard
+from narrowcast.cards import CARD, LOSS_PNG, STEP_METRICS, LossAt, TrainingCard
 from narrowcast.sweeps import Trial, best_trial
 
 _GIB: Final = 1024**3
@@ -39,7 +39,7 @@ def markdown(card: TrainingCard) -> str:
         "## Time and memory",
         _table(("Measure", "Value"), _resources(card)),
         "## Losses",
-        "Nats per trained token; the training loss is the mean over an epoch's steps.",
+        "Nats per trained token; the training loss is the mean over an epoch's steps." + _thinned(card),
         _losses(card),
         *(("## Trials of the sweep", _trials(card.trials)) if card.trials else ()),
         "## Data",
@@ -149,6 +149,15 @@ def _losses(card: TrainingCard) -> str:
             _table(("Epoch", "Up to step", "Training", "Validation"), rows),
             _table(("Loss", "Value", "At step"), whole),
         ]
+    )
+
+
+def _thinned(card: TrainingCard) -> str:
+    if card.history_every == 1:
+        return ""
+    return (
+        f" `{CARD}` and the figure show one step in {card.history_every}, and all that were validated;"
+        f" `{STEP_METRICS}` has all."
     )
 
 

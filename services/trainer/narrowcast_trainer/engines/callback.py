@@ -88,9 +88,18 @@ class JobCallback(TrainerCallback):
         self._training_s += now - self._recent[-1][0]
         self._recent.append((now, state.global_step, self._trainer.trained_tokens))
         self.finished = state.global_step >= state.max_steps
-        # An epoch ends with its validation, and a checkpoint between the two would lack it.
-        if not (self._task.validation and float(state.epoch).is_integer()):
+        # A checkpoint between an epoch's last step and its validation would lack that.
+        if not self._validation_follows(args, state):
             self._stop_or_save(control)
+
+    def _validation_follows(self, args: Any, state: Any) -> bool:
+        """Whether an epoch has ended, and there is something to validate.
+
+        The first step of a warm-up has a rate of 0. An epoch of that one step leaves the base as it is, and
+        where later ones make it worse, an adapter that does nothing would be the best.
+        """
+        untrained = state.global_step == 1 and args.warmup_steps > 0
+        return bool(self._task.validation) and float(state.epoch).is_integer() and not untrained
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Keep the weights if they are the best yet; stop if better ones are not to be expected."""
@@ -129,7 +138,7 @@ class JobCallback(TrainerCallback):
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Skip the validation that a stop in the middle of an epoch would otherwise run into."""
-        if control.should_training_stop and not self.finished:
+        if not self._validation_follows(args, state):
             control.should_evaluate = False
 
     def on_log(self, args: Any, state: Any, control: Any, **more: Any) -> None:

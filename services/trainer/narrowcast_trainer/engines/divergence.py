@@ -9,6 +9,9 @@ from narrowcast.errors import JobFailed
 
 _WINDOW = 10
 """Steps whose median counts as the loss: five wild batches among ten do not move it out of range."""
+_LASTING = 5
+"""Steps in a row for which that median has to be too high: of every twentieth batch being hard, five fall
+into one window now and then, and leave it again."""
 _WORSE_BY_NATS = 1.0
 """A model of 1 nat more gives every token a 2.7 times smaller probability."""
 _WORSE_BY_DEVIATIONS = 4.0
@@ -24,9 +27,9 @@ FP16_OVERFLOWS = 16
 class DivergenceWatch:
     """Judges the loss and the gradient norm of every step.
 
-    A training diverges when the median loss of the last 10 steps is above the lowest such median
-    so far by more than 1 nat and by more than 4 standard deviations of the steps' losses (from how far
-    neighbours lie apart, which knows no trend). A spike passes, as loss spikes do of their own accord
+    A training diverges when the median loss of the last 10 steps is, for 5 steps in a row, above the lowest
+    such median so far by more than 1 nat and by more than 4 standard deviations of the steps' losses (from
+    how far neighbours lie apart, which knows no trend). A spike passes, as loss spikes do of their own accord
     (Chowdhery et al. 2022, PaLM, section 5.1): medians ignore it. So do hard batches, also many in a row,
     where rows are of two kinds: rows of one length go together, and so each batch is of one kind.
     Fine-tuning begins at a model that predicts text already, so a lasting rise by 1 nat is no phase of
@@ -51,6 +54,8 @@ class DivergenceWatch:
         """Sizes of the steps from one loss to the next, in order of size."""
         self._first: float | None = None
         self._best = math.inf
+        self._too_high = 0
+        """Steps in a row."""
 
     def take(self, step: int, loss: float, grad_norm: float | None = None) -> None:
         """Judge one step.
@@ -61,9 +66,11 @@ class DivergenceWatch:
             grad_norm: of the whole adapter, before clipping; None if unknown.
 
         Raises:
-            JobFailed: ``training_diverged``.
+            JobFailed: ``training_diverged``; or ``base_not_finite``: the first step's loss is the base's.
         """
         if not math.isfinite(loss):
+            if self._first is None:
+                raise _base_not_finite()
             raise self._diverged(step, "the loss is not a number")
         if grad_norm is not None and not math.isfinite(grad_norm):
             self._overflows += 1
@@ -81,7 +88,9 @@ class DivergenceWatch:
         now = median(self._recent)
         self._check_guessing(step, now)
         deviation = _TO_DEVIATION * self._differences[int(len(self._differences) * _DIFFERENCES_BELOW)]
-        if now > self._best + max(_WORSE_BY_NATS, _WORSE_BY_DEVIATIONS * deviation):
+        worse = now > self._best + max(_WORSE_BY_NATS, _WORSE_BY_DEVIATIONS * deviation)
+        self._too_high = self._too_high + 1 if worse else 0
+        if self._too_high >= _LASTING:
             raise self._diverged(step, f"the loss rose from {self._best:.2f} to {now:.2f} and stays there")
         self._best = min(self._best, now)
 
@@ -109,3 +118,12 @@ class DivergenceWatch:
             code="training_diverged",
             param="learning_rate",
         )
+
+
+def _base_not_finite() -> JobFailed:
+    return JobFailed(
+        "the loss is not a number before anything has been trained: the base model is damaged, or made for"
+        " another precision than this node's (bf16 where it has fp16)",
+        code="base_not_finite",
+        param="model",
+    )

@@ -96,7 +96,7 @@ def run(
         "peak_memory_bytes": float(record.peak_memory_bytes),
         "trainable_parameters": float(model.num_parameters(only_trainable=True)),
         # What the memory was needed for; estimates learn from it.
-        "micro_batch": float(micro_batch),
+        "micro_batch": float(min(micro_batch, len(task.train))),
         "longest_row_tokens": float(max(lengths(task))),
     }
     return Trained(adapter, stored, metrics, record)
