@@ -20,7 +20,7 @@ LLAMA_CPP ?= .local/llama.cpp
 	openapi estimates lock clean
 
 help: ## List the targets
-	@grep -hE '^[a-z.-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z0-9.-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
 
 install: $(VENV)/.installed ## Make the virtual environment with everything in it
 
@@ -98,8 +98,9 @@ images: ## Build the images for machines without a GPU (Docker; GPU=1 for those 
 			--tag narrowcast/$$service:$(VERSION)-$$variant . || exit 1; \
 	done; done
 
-secrets: ## Random passwords for Compose into ./secrets, for those that are not there yet
-	@deploy/secrets.sh
+secrets: ## Random passwords for Compose, for those that are not there yet
+	@folder=$$(sed -n 's/^NARROWCAST_SECRETS=//p' .env 2>/dev/null | tr -d "\"'"); \
+		deploy/secrets.sh "$${NARROWCAST_SECRETS:-$${folder:-secrets}}"
 
 test-faults: install model llama.cpp ## Full disks, stores that go and come back, a sweep or a rank killed: a quarter of an hour
 	$(BIN)/pytest tests/integration -m faults

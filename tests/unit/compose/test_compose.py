@@ -1,6 +1,9 @@
 """The Compose files, read as they stand: closed, hardened, pinned, and made of settings that exist."""
 
+import inspect
 import re
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +12,7 @@ import yaml
 from pydantic import BaseModel
 from pydantic_settings import BaseSettings
 
+import narrowcast_gateway.__main__ as gateway_main
 from narrowcast_gateway.provisioning.policies import USERS
 from narrowcast_gateway.provisioning.settings import OneShotSettings
 from narrowcast_gateway.settings import GatewaySettings
@@ -114,6 +118,30 @@ def test_everything_that_serves_is_waited_for(compose: Any, services: dict[str, 
     assert all("\nHEALTHCHECK " in text for text in dockerfiles.values())
 
 
+def test_nothing_between_containers_goes_through_a_proxy(services: dict[str, Any]) -> None:
+    # Docker's client hands the one that it is configured with to every container that Compose makes.
+    for name, service in services.items():
+        if name in {"redis", "minio", "prometheus", "base-model"}:
+            continue  # they ask nobody, nobody by HTTP through a proxy, or the internet
+        direct = service["environment"]["NO_PROXY"].split(",")
+        assert set(direct) == {"localhost", "127.0.0.1", "gateway", "inference", "minio", "prometheus"}, name
+        assert service["environment"]["no_proxy"] == service["environment"]["NO_PROXY"]
+
+
+def test_what_is_reset_without_a_gpu_is_said_in_its_place() -> None:
+    # Compose of early 2024 does not see such a tag in an anchor: the GPU would still be asked for.
+    text = (REPOSITORY / "docker-compose.cpu.yml").read_text()
+    events = list(yaml.parse(text, _Loader))
+    assert not [event for event in events if isinstance(event, yaml.AliasEvent)]
+    assert re.findall(r"^    (\w+): (!\w+)", text, re.MULTILINE) == [
+        ("deploy", "!reset"),
+        ("env_file", "!override"),
+        ("deploy", "!reset"),
+        ("env_file", "!override"),
+        ("command", "!override"),
+    ]
+
+
 def test_the_trainer_reaches_a_hub_where_the_site_says_so_and_nothing_more(services: dict[str, Any]) -> None:
     hub = _load("docker-compose.hub.yml")
     assert set(hub["services"]) == {"trainer"}
@@ -166,6 +194,8 @@ def test_grace_periods_are_longer_than_what_they_are_for(services: dict[str, Any
 
     assert seconds("trainer") > TrainingSettings().stop_grace_s
     assert seconds("inference") > InferenceSection.model_fields["shutdown_timeout_s"].default
+    (streams,) = re.findall(r"timeout_graceful_shutdown=(\d+)", inspect.getsource(gateway_main))
+    assert seconds("gateway") > int(streams)
 
 
 def test_sharing_a_gpu_is_set_on_both_sides() -> None:
@@ -188,6 +218,59 @@ def test_the_example_lists_every_variable_and_no_other() -> None:
     example = (REPOSITORY / ".env.example").read_text()
     listed = set(re.findall(r"^#?([A-Z][A-Z0-9_]+)=", example, re.MULTILINE)) - {"COMPOSE_FILE"}
     assert listed == used
+
+
+@pytest.mark.parametrize(
+    ("env", "environment", "folder"),
+    [
+        ("", {}, "secrets"),
+        ("NARROWCAST_SECRETS=./elsewhere\n", {}, "elsewhere"),
+        ('NARROWCAST_SECRETS="./else where"\n', {}, "else where"),
+        ("NARROWCAST_SECRETS=./elsewhere\n", {"NARROWCAST_SECRETS": "here"}, "here"),
+    ],
+)
+def test_passwords_are_written_where_compose_looks(
+    env: str, environment: dict[str, str], folder: str, tmp_path: Path, compose: Any
+) -> None:
+    shutil.copy(REPOSITORY / "Makefile", tmp_path)
+    (tmp_path / "deploy").mkdir()
+    shutil.copy(REPOSITORY / "deploy" / "secrets.sh", tmp_path / "deploy")
+    (tmp_path / ".env").write_text("#NARROWCAST_SECRETS=./not-this\n" + env)
+    command = ["make", "--silent", "secrets"]
+    variables = {"PATH": "/usr/local/bin:/usr/bin:/bin", **environment}
+    subprocess.run(command, cwd=tmp_path, env=variables, check=True, capture_output=True)
+    found = {path.name for path in (tmp_path / folder).iterdir()}
+    assert found >= {Path(secret["file"].rpartition("/")[2]).name for secret in compose["secrets"].values()}
+    assert {path.name for path in tmp_path.iterdir()} == {"Makefile", "deploy", ".env", folder}
+
+
+def test_no_documented_command_waits_for_a_one_shot(services: dict[str, Any]) -> None:
+    # Named in `up --wait`, one that ends well is an error, or is not waited for: `run` does it.
+    one_shots = {name for name, service in services.items() if service.get("restart") == "on-failure:5"}
+    assert one_shots == {"provisioning", "base-model"}
+    commands = [
+        command.split()
+        for text in _documents().values()
+        for command in re.findall(r"docker compose [^&|#\n`]*", text)
+    ]
+    assert [command for command in commands if "up" in command]
+    assert not [command for command in commands if "--wait" in command and one_shots & set(command)]
+
+
+def test_the_documents_name_variables_that_exist() -> None:
+    known = set(re.findall(r"[A-Z][A-Z0-9_]+(?==)", (REPOSITORY / ".env.example").read_text()))
+    known |= {"NARROWCAST_ENVIRONMENT", "NARROWCAST_SECRETS_DIR"}
+    known |= {"NARROWCAST_BACKUP_BUCKETS", "NARROWCAST_BACKUP_TARGET"}
+    for file, text in _documents().items():
+        for variable in re.findall(r"\bNARROWCAST_[A-Z0-9_]*[A-Z0-9]\b(?!__)", text):
+            if "__" in variable:
+                assert any(_exists(settings, variable) for settings in SETTINGS.values()), (file, variable)
+            else:
+                assert variable in known, (file, variable)
+
+
+def _documents() -> dict[str, str]:
+    return {path.name: path.read_text() for path in [REPOSITORY / "README.md", *REPOSITORY.glob("docs/*.md")]}
 
 
 def _default(text: str) -> str:

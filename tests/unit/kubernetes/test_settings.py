@@ -34,8 +34,10 @@ SECRETS = {
     "redis": {PASSWORD},
     **{user: {SECRET_KEY} for user in ("s3", "gateway", "worker", "trainer", "inference")},
 }
-"""What production's operator makes: the secrets and their keys (docs/operations.md)."""
+"""What production's operator makes: the secrets and their keys (docs/kubernetes.md)."""
 OPTIONAL_SECRETS = {"hugging-face": {"HF_TOKEN"}}
+GATEWAY_BYTES, TRAINING_FILE_IN_MEMORY = 80 * 1024**2, 7
+"""What an idle one takes, and how many times its size a training file that is read."""
 
 
 def test_every_variable_is_a_setting(manifests: Manifests) -> None:
@@ -93,6 +95,12 @@ def test_settings_agree_with_the_pod(
         # A body is spooled in one's /tmp and read again in the other's.
         (tmp,) = [volume for volume in manifests.pod(service).spec["volumes"] if volume["name"] == "tmp"]
         assert settings["gateway"].uploads.max_body_bytes < quantity(tmp["emptyDir"]["sizeLimit"]), service
+    # One that has its /tmp full of uploads, reads the largest training file as well.
+    (tmp,) = [volume for volume in manifests.pod("gateway").spec["volumes"] if volume["name"] == "tmp"]
+    needed = quantity(tmp["emptyDir"]["sizeLimit"]) + GATEWAY_BYTES
+    needed += TRAINING_FILE_IN_MEMORY * settings["gateway"].uploads.max_training_file_bytes
+    limits = manifests.pod("gateway").spec["containers"][0]["resources"]["limits"]
+    assert needed <= quantity(limits["memory"])
     (scratch,) = [
         volume for volume in manifests.pod("inference").spec["volumes"] if volume["name"] == "scratch"
     ]
@@ -103,6 +111,8 @@ def test_settings_agree_with_the_pod(
         assert settings[service].servers.bases.keys() == {inference.base_model}
         # A job that the trainer would refuse, or nothing could serve, is refused at its submission.
         assert settings[service].servers.max_lora_rank == inference.max_lora_rank == trainer.max_lora_rank
+    # On a CPU every token pays for the maximum.
+    assert inference.max_lora_rank == (16 if manifests.name == "dev" else 64)
     (fetch,) = manifests.pod("fetch-base-model").spec["containers"]
     variables = manifests.environment(fetch)
     assert variables["BASE_MODEL_NAME"] == inference.base_model
