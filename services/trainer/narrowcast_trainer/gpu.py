@@ -5,6 +5,7 @@ this trainer for dead and wake up. That also reaches a server which is started i
 job; until it answers, it fails for lack of memory and is started again by whoever watches it.
 """
 
+import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -142,7 +143,9 @@ def gpu_to_ourselves(
         Unavailable: ``gpu_not_freed``, a server ends rather than sleep; or ``gpu_disturbed``, the training
             ran out of memory, and a server may have been the reason.
     """
-    holder = f"{running.job.id}.{running.job.attempt}"
+    # Not by the attempt, whose number comes again where one did not count: this run may stand still, and end
+    # when the next one has the GPU.
+    holder = f"{running.job.id}.{secrets.token_hex(4)}"
     # Sorted: two trainers that take the same servers in different orders would wait for each other.
     urls = sorted(str(url) for url in settings.gpu_lease_urls)
     leases = [ServerLease(url, holder, settings.gpu_lease_ttl_s) for url in urls]

@@ -34,6 +34,11 @@ def published_result(models: Bucket, order: TrainingOrder) -> dict[str, Any] | N
     Raises:
         Conflict: another job has published under this adapter id.
     """
+    manifest = _published(models, order)
+    return None if manifest is None else result_of(manifest)
+
+
+def _published(models: Bucket, order: TrainingOrder) -> AdapterManifest | None:
     prefix = adapter_prefix(order.tenant, order.spec.adapter_id)
     try:
         manifest = read_manifest(models, prefix, AdapterManifest)
@@ -41,7 +46,7 @@ def published_result(models: Bucket, order: TrainingOrder) -> dict[str, Any] | N
         return None
     if manifest.job != order.job_id:
         raise Conflict(f"adapter {manifest.id} exists already, made by job {manifest.job}")
-    return result_of(manifest)
+    return manifest
 
 
 def result_of(manifest: AdapterManifest) -> dict[str, Any]:
@@ -80,7 +85,10 @@ def publish_adapter(
 ) -> AdapterManifest:
     """Check the adapter in ``folder`` (PEFT's format) and publish it with its card; return its manifest.
 
+    Where another attempt has published meanwhile it is that one's: somebody may have it in use.
+
     Raises:
+        Conflict: another job has published under this adapter id.
         InvalidInput: vLLM would not serve it.
         JobFailed: its weights are not finite, or are as untrained as at the start.
         Unavailable: the object store does not answer.
@@ -107,6 +115,8 @@ def publish_adapter(
         hyperparameters=published.model_dump(mode="json", exclude={"n_trials", "sweep"}),
         trials=list(trials),
     )
+    if (earlier := _published(models, order)) is not None:
+        return earlier
     prefix = adapter_prefix(order.tenant, order.spec.adapter_id)
     models.delete_prefix(prefix)  # an attempt that died here left files without a manifest
     files: dict[str, Path | bytes] = {

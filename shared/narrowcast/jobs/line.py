@@ -80,14 +80,17 @@ class WaitingLine:
         if not self._redis.set(lock, token, nx=True, ex=_BALANCING_S):
             return
         try:
+            before = self._queue.depth(kind)
             now = time.time()
             waiting = [job for job in active(self._redis) if in_same_queue(job.kind, kind) and job.waits(now)]
             depth = self._queue.depth(kind)
             overdue = [job for job in waiting if message_lost(job, now)]
             for job in overdue[depth:] if kind in IN_LINE else _likeliest(overdue, len(waiting) - depth, now):
                 self._queue.send(job)
-            if kind in IN_LINE and depth > len(waiting):
-                self._queue.drop(kind, depth - len(waiting))
+            # Jobs come and are taken meanwhile: only messages that were too many all the while are.
+            too_many = min(before, depth) - len(waiting)
+            if kind in IN_LINE and too_many > 0:
+                self._queue.drop(kind, too_many)
         finally:
             if self._redis.get(lock) == token:
                 self._redis.delete(lock)

@@ -141,7 +141,8 @@ class Job(BaseModel):
 
     def due_at(self, now: float) -> float:
         """Return since when a queued job may be started, or, if later than ``now``, from when on."""
-        again = max(self.queued_at, self.retry_at or 0.0)
+        # Whoever queued it may have a clock that is ahead of this one: nothing is queued later than now.
+        again = max(min(self.queued_at, now), self.retry_at or 0.0)
         if self.cancel_requested:
             return again  # what is left to do takes a moment, at any hour
         schedule = self.schedule
@@ -289,6 +290,8 @@ class Job(BaseModel):
         error: JobError | None = None,
     ) -> "Job":
         """Return the record at its end."""
+        if status is JobStatus.CANCELLED and not self.keep_checkpoint:
+            result = None  # given up since its worker last heard of its user
         return self._to(
             status, lease=None, pause_requested=False, finished_at=now, result=result or {}, error=error
         )

@@ -59,6 +59,7 @@ class RunningJob:
         self._lock = threading.Lock()
         self._unsent: deque[dict[str, Any]] = deque()
         self._sending = threading.Lock()
+        self._renewing = threading.Lock()
         self._progress: dict[str, Any] | None = None
         self._reported_at = 0.0
         self.job = job
@@ -150,7 +151,16 @@ class RunningJob:
                     raise
 
     def renew(self) -> None:
-        """Extend the lease and learn whether somebody wants the job to stop."""
+        """Extend the lease and learn whether the job is to stop; nothing while another thread does so."""
+        # Of two answers that meet the older one might be kept: without what the user has asked for since.
+        if not self._renewing.acquire(blocking=False):
+            return
+        try:
+            self._renew()
+        finally:
+            self._renewing.release()
+
+    def _renew(self) -> None:
         with self._lock:
             progress, self._reported_at = self._progress, time.monotonic()
         try:

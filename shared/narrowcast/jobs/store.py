@@ -25,7 +25,6 @@ from narrowcast.jobs.reading import (
     events_archive_key,
     events_to_archive,
     index_key,
-    no_job,
 )
 from narrowcast.jobs.records import RETRY_AFTER_S, Job, JobError, JobEvent, JobKind, JobStatus
 from narrowcast.jobs.writing import (
@@ -315,9 +314,8 @@ class JobStore(JobReader):
         def transaction(pipe: Any) -> None:
             nonlocal changed
             raw = pipe.get(key)
-            if raw is None:
-                raise no_job(job_id)
-            job = Job.model_validate_json(raw)
+            # An archived one has ended, which its change then says.
+            job = self.get(job_id) if raw is None else Job.model_validate_json(raw)
             changed = change(job)
             pipe.multi()
             write(pipe, job, changed, requeue, away)

@@ -2,6 +2,7 @@
 
 import io
 import json
+import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,12 @@ import pytest
 from docx import Document
 
 from narrowcast.datasets import dataset_prefix
+from narrowcast.jobs.running import RunningJob, run_job
+from narrowcast.jobs.writing import record_key
+from narrowcast_gateway.corpora import job as corpora_job
 from narrowcast_gateway.corpora.janitor import DocumentJanitor
+from narrowcast_gateway.corpora.job import preprocess
+from narrowcast_gateway.preprocessing.splitting import split_rows
 from narrowcast_gateway.settings import UploadSettings
 from narrowcast_local.samples import generate, write_docx
 
@@ -106,6 +112,61 @@ def test_originals_are_deleted_when_the_job_has_ended(gateway: Any, reports: dic
     gateway.http.post(f"/v1/corpora/{created['id']}/cancel")
     janitor.sweep()
     assert not list(bucket.keys(prefix))
+
+
+def test_a_record_of_a_newer_version_keeps_no_other_originals(
+    gateway: Any, reports: dict[str, bytes]
+) -> None:
+    foreign, created = (upload(gateway, ("corpus.zip", zipped(reports))).json()["id"] for _ in range(2))
+    connections = gateway.services.connections
+    record = (
+        connections.jobs.get(foreign).model_dump_json().replace('"status":"queued"', '"status":"archiving"')
+    )
+    connections.redis.set(record_key(foreign), record)
+    gateway.http.post(f"/v1/corpora/{created}/cancel")
+    DocumentJanitor(connections, UploadSettings()).sweep()
+    assert list(connections.storage.documents.folders(f"{gateway.tenant}/")) == [foreign]
+
+
+def test_a_corpus_has_one_dataset_though_an_attempt_was_lost_before_it_said_so(
+    gateway: Any, reports: dict[str, bytes]
+) -> None:
+    created = upload(gateway, *list(reports.items())[:3]).json()
+    jobs = gateway.services.connections.jobs
+
+    def lost(running: RunningJob) -> dict[str, Any]:
+        result = preprocess(running, gateway.services)
+        jobs.reap(running.job.id, time.time() + 3600)
+        return result
+
+    run_job(jobs, gateway.settings.jobs, created["id"], lost)
+    assert jobs.get(created["id"]).status == "queued"
+    result = gateway.run_corpus(created["id"]).result
+    assert [dataset["id"] for dataset in gateway.http.get("/v1/datasets").json()["data"]] == [
+        result["dataset"]
+    ]
+
+
+def test_a_corpus_that_is_cancelled_while_its_reports_are_compared_becomes_no_dataset(
+    gateway: Any, reports: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    created = upload(gateway, *list(reports.items())[:3]).json()
+    running: list[RunningJob] = []
+
+    def compare(*arguments: Any, **more: Any) -> Any:
+        gateway.http.post(f"/v1/corpora/{created['id']}/cancel")
+        running[0].renew()
+        return split_rows(*arguments, **more)
+
+    def run(job: RunningJob) -> dict[str, Any]:
+        running.append(job)
+        return preprocess(job, gateway.services)
+
+    monkeypatch.setattr(corpora_job, "split_rows", compare)
+    jobs = gateway.services.connections.jobs
+    run_job(jobs, gateway.settings.jobs, created["id"], run)
+    assert jobs.get(created["id"]).status == "cancelled"
+    assert gateway.http.get("/v1/datasets").json()["data"] == []
 
 
 def test_a_retention_time_keeps_originals(gateway: Any, reports: dict[str, bytes]) -> None:

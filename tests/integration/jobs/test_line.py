@@ -11,7 +11,8 @@ import pytest
 from narrowcast import ids
 from narrowcast.connections import Connections
 from narrowcast.errors import Unavailable
-from narrowcast.jobs.queue import QUEUES
+from narrowcast.jobs.line import WaitingLine
+from narrowcast.jobs.queue import QUEUES, CeleryQueue
 from narrowcast.jobs.reaper import Reaper
 from narrowcast.jobs.records import Job, JobKind, JobStatus
 from narrowcast.jobs.running import RunningJob, run_next_job
@@ -157,6 +158,33 @@ def test_messages_too_many_are_taken_back(connections: Connections, reaper: Reap
         connections.celery.send_task("narrowcast.train", args=[job.id], queue=QUEUES[TRAINING])
     reaper.sweep()
     assert messages(connections) == 1
+
+
+def test_a_message_that_comes_while_others_are_counted_is_not_taken_back(
+    connections: Connections, settings: Settings
+) -> None:
+    """Its trainer would be called ten seconds later, when a reaper finds that it has not come."""
+
+    class Counting(CeleryQueue):
+        counted = 0
+
+        def depth(self, kind: JobKind) -> int:
+            self.counted += 1
+            if self.counted == 2:
+                submit(connections, "a")
+            return super().depth(kind)
+
+    submit(connections, "a")
+    WaitingLine(connections.redis, Counting(connections.celery), settings.jobs).balance(TRAINING)
+    assert messages(connections) == 2
+
+
+def test_a_clock_that_is_behind_the_gateways_finds_what_it_is_called_for(connections: Connections) -> None:
+    job = Job(id=ids.new_id(TRAINING), kind=TRAINING, tenant="a", spec={}, queued_at=time.time() + 60)
+    connections.jobs.submit(job)
+    taken = connections.jobs.claim_next(TRAINING, "worker")
+    assert taken is not None
+    assert taken.id == job.id
 
 
 def test_a_cancelled_job_that_fails_is_cancelled(connections: Connections, settings: Settings) -> None:

@@ -252,6 +252,36 @@ def test_a_cancelled_job_that_fails_says_that_no_checkpoint_was_kept(
     assert end.message == "the job is cancelled"
 
 
+def test_of_two_renewals_that_meet_the_older_answer_is_not_kept(
+    connections: Connections, tenant: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By it a job would be cancelled, and the checkpoint deleted that its user wants kept."""
+    job = new_job(tenant)
+    connections.jobs.submit(job)
+    running = RunningJob(connections.jobs, connections.jobs.claim(job.id, "worker"), "worker")
+    real, answered, arrives = connections.jobs.renew, threading.Event(), threading.Event()
+
+    def renew_slowly(*arguments: Any) -> Job:
+        answer: Job = real(*arguments)
+        if not answered.is_set():
+            answered.set()
+            arrives.wait(10)
+        return answer
+
+    monkeypatch.setattr(connections.jobs, "renew", renew_slowly)
+    timer = threading.Thread(target=running.renew)
+    timer.start()
+    assert answered.wait(10)
+    connections.jobs.request_cancel(job.id, keep_checkpoint=True)
+    running.renew()
+    arrives.set()
+    timer.join()
+    assert running.cancelled.is_set() is running.job.keep_checkpoint
+    running.renew()
+    assert running.cancelled.is_set()
+    assert running.job.keep_checkpoint
+
+
 def test_a_lease_is_over_when_its_time_is_though_redis_says_nothing(
     connections: Connections, tenant: str
 ) -> None:

@@ -162,6 +162,25 @@ def test_ended_jobs_outlive_redis(connections: Connections, settings: Settings, 
     assert not more
 
 
+def test_what_is_asked_of_an_archived_job_is_refused_as_of_any_that_has_ended(
+    connections: Connections, tenant: str
+) -> None:
+    jobs, job = connections.jobs, new_job(tenant)
+    jobs.submit(job)
+    jobs.request_cancel(job.id)
+    jobs.archive_ended()
+    connections.redis.delete(f"nc:job:{job.id}", f"nc:job:{job.id}:events")
+    codes = []
+    for ask in (jobs.request_cancel, jobs.pause, jobs.resume):
+        with pytest.raises(Conflict) as refused:
+            ask(job.id)
+        codes.append(refused.value.code)
+    assert codes == ["job_ended", "job_ended", "not_paused"]
+    with pytest.raises(LeaseLost):
+        jobs.renew(job.id, "worker")
+    assert connections.redis.keys(f"nc:job:{job.id}*") == []
+
+
 def test_pages_go_from_new_to_old(connections: Connections, tenant: str) -> None:
     jobs = [new_job(tenant).model_copy(update={"created_at": float(number)}) for number in range(5)]
     for job in jobs:

@@ -20,7 +20,7 @@ from narrowcast.exports import ExportManifest, ExportSpec, export_prefix
 from narrowcast.ids import new_id
 from narrowcast.jobs.records import Job, JobKind, JobStatus
 from narrowcast.prompts import TEMPLATE_HASH, TEMPLATE_ID, instruction_for
-from narrowcast_trainer.export import space
+from narrowcast_trainer.export import space, steps
 from narrowcast_trainer.export.merge import merge
 from narrowcast_trainer.export.order import ExportOrder
 from narrowcast_trainer.export.steps import run_export
@@ -301,6 +301,26 @@ def test_a_push_that_failed_is_repeated_without_the_export(
         assert line in card
     assert card.rstrip().endswith("# The adapter\n\nТаблица.")
     assert len(hub.files["model.safetensors"]) == made.files["model.safetensors"].size
+
+
+def test_an_export_that_another_attempt_has_published_meanwhile_is_not_replaced(
+    exporting: Exporting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    export_id = new_id(JobKind.EXPORT)
+    published: list[ExportManifest] = []
+
+    def overtaken(*_: Any) -> None:
+        monkeypatch.setattr(steps, "merge", merge)
+        exporting.run_here(export_id=export_id, format="merged")
+        published.append(read())
+
+    def read() -> ExportManifest:
+        models = exporting.desk.connections.storage.models
+        return read_manifest(models, export_prefix(exporting.desk.tenant, export_id), ExportManifest)
+
+    monkeypatch.setattr(steps, "merge", overtaken)
+    exporting.run_here(export_id=export_id, format="merged")
+    assert [read()] == published
 
 
 # -- refused before the work --------------------------------------------------------------------

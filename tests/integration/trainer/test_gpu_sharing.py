@@ -87,7 +87,7 @@ def test_the_model_sleeps_for_as_long_as_the_job_trains(
     job = desk.submit(desk.dataset(rows(10)))
     worker = start_worker()
     inference.until(Phase.ASLEEP)
-    assert inference.lease.holder == f"{job.id}.1"
+    assert (inference.lease.holder or "").startswith(f"{job.id}.")
     assert desk.ended(job.id).status is JobStatus.SUCCEEDED
     inference.until(Phase.SERVING)
     assert inference.told == ["sleep", "wake"]

@@ -58,6 +58,7 @@ def test_adapters_that_nobody_wanted_are_swept(desk: Desk) -> None:
         succeeded.id, WORKER, JobStatus.SUCCEEDED, result={"adapter_id": succeeded.spec["adapter_id"]}
     )
     jobs.finish(older.id, WORKER, JobStatus.SUCCEEDED)
+    jobs.request_cancel(chosen.id, keep_checkpoint=True)
     jobs.finish(chosen.id, WORKER, JobStatus.CANCELLED, result={"adapter_id": chosen.spec["adapter_id"]})
     jobs.reap(waits.id, time.time() + 3600)
     jobs.finish(forgotten.id, WORKER, JobStatus.FAILED)

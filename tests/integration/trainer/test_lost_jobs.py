@@ -2,24 +2,29 @@
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from narrowcast.adapters import checkpoint_prefix
+from narrowcast.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, checkpoint_prefix
 from narrowcast.artifacts import MANIFEST
 from narrowcast.errors import JobFailed, Unavailable
-from narrowcast.jobs.records import JobStatus, Lease, LeaseLost
+from narrowcast.exports import ExportSpec
+from narrowcast.jobs.records import Job, JobStatus, Lease, LeaseLost
 from narrowcast.jobs.running import Cancelled, RunningJob
 from narrowcast.settings import JobSettings
 from narrowcast_trainer import job as trainer_job
+from narrowcast_trainer.card.record import RunRecord
+from narrowcast_trainer.export import job as export_job
+from narrowcast_trainer.export.order import ExportOrder
 from narrowcast_trainer.job import train
 from narrowcast_trainer.process import Supervision
 from narrowcast_trainer.protocol import Completed, Failed
-from narrowcast_trainer.publish import published_result
+from narrowcast_trainer.publish import publish_adapter, published_result
 from narrowcast_trainer.settings import TrainerSettings
 
-from .conftest import WORKER, Desk, Worker, order_of, rows
+from .conftest import TOY, WORKER, Desk, Worker, order_of, rows
 
 
 @pytest.mark.parametrize(
@@ -31,8 +36,7 @@ def test_who_has_lost_a_job_deletes_nothing_of_its_successor_s(
     """A machine that stood still for a while learns of it by the clock alone."""
     models, job = desk.connections.storage.models, desk.running()
     order = order_of(job, trainer_settings)
-    lapsed = job.model_copy(update={"lease": Lease(owner=WORKER, expires_at=time.time() - 1)})
-    running = RunningJob(desk.connections.jobs, lapsed, WORKER)
+    running = lapsed(desk, job)
     models.put(checkpoint_prefix(desk.tenant, job.id, 1) + MANIFEST, b"{}")
     desk.publish(job.spec["adapter_id"], job.id)
     scratch = trainer_settings.trainer.work_dir / job.id
@@ -54,6 +58,67 @@ def test_who_has_lost_a_job_deletes_nothing_of_its_successor_s(
         supervision._outcome = outcome
         with pytest.raises(LeaseLost):
             supervision._conclude(1, None, kernel_killed=False)
+
+
+def lapsed(desk: Desk, job: Job) -> RunningJob:
+    """Return the job as a worker has it whose lease has run out."""
+    lease = Lease(owner=WORKER, expires_at=time.time() - 1)
+    return RunningJob(desk.connections.jobs, job.model_copy(update={"lease": lease}), WORKER)
+
+
+def test_who_has_lost_an_export_leaves_its_successors_scratch_alone(
+    desk: Desk, trainer_settings: TrainerSettings
+) -> None:
+    job = desk.running()
+    order = ExportOrder(
+        job_id=job.id,
+        tenant=job.tenant,
+        spec=ExportSpec(adapter="a-0", base_model=TOY),
+        settings=trainer_settings.trainer,
+        storage=trainer_settings.storage,
+        hub=trainer_settings.hub,
+    )
+    scratch = trainer_settings.trainer.work_dir / job.id
+    scratch.mkdir(parents=True)
+    models, settings = desk.connections.storage.models, trainer_settings.jobs
+    with pytest.raises(LeaseLost), export_job._tidied(lapsed(desk, job), order, models, settings):
+        raise LeaseLost("lost")
+    assert scratch.is_dir()
+    running = RunningJob(desk.connections.jobs, job, WORKER)
+    with export_job._tidied(running, order, models, settings):
+        pass
+    assert not scratch.exists()
+
+
+def test_an_adapter_that_another_attempt_has_published_meanwhile_is_not_replaced(
+    desk: Desk, trainer_settings: TrainerSettings, tmp_path: Path
+) -> None:
+    """It may be served by now; and who is killed in between would leave none."""
+    import torch
+    from safetensors.torch import save_file
+
+    job = desk.running()
+    (tmp_path / ADAPTER_CONFIG).write_text('{"r": 8}')
+    save_file({"layer.lora_B.weight": torch.ones(2, 8)}, tmp_path / ADAPTER_WEIGHTS)
+
+    def publish() -> Any:
+        return publish_adapter(
+            desk.connections.storage.models,
+            order_of(job, trainer_settings),
+            tmp_path,
+            engine="peft",
+            quantization=None,
+            fingerprint="f",
+            default_instruction="i",
+            metrics={},
+            record=RunRecord(),
+            hyperparameters=order_of(job, trainer_settings).spec.hyperparameters,
+        )
+
+    first = publish()
+    save_file({"layer.lora_B.weight": torch.zeros(2, 8) + 2}, tmp_path / ADAPTER_WEIGHTS)
+    assert publish() == first
+    desk.check_adapter(job)
 
 
 @pytest.mark.parametrize("published", [False, True], ids=["a checkpoint", "an adapter of a lost attempt"])

@@ -56,6 +56,13 @@ def test_cancelling_wins_over_pausing() -> None:
     assert code(running().cancellation_requested(11.0).pausing) == "job_cancelling"
 
 
+def test_what_was_kept_is_given_up_also_where_its_worker_has_not_heard_of_it() -> None:
+    asked, kept = running().cancellation_requested(11.0, keep_checkpoint=True), {"adapter_id": "a"}
+    assert asked.finished(JobStatus.CANCELLED, 12.0, result=kept).result == kept
+    given_up = asked.cancellation_requested(11.5)
+    assert given_up.finished(JobStatus.CANCELLED, 12.0, result=kept).result == {}
+
+
 @pytest.mark.parametrize("status", [JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELLED])
 def test_what_has_ended_stays_so(status: JobStatus) -> None:
     ended = job(status)

@@ -109,6 +109,14 @@ def test_when_a_job_is_due(changes: dict[str, Any], due: float) -> None:
     assert waiting.waits(200.0) is (due <= 200.0)
 
 
+def test_nothing_waits_for_a_clock_that_is_behind_the_one_that_queued_it() -> None:
+    """Two machines' clocks differ by milliseconds, and a message is as quick."""
+    ahead = job(queued_at=100.0)
+    assert ahead.due_at(99.9) == 99.9
+    assert ahead.waits(99.9)
+    assert not job(queued_at=100.0, retry_at=110.0).waits(109.9)
+
+
 def test_not_before_and_hours_together() -> None:
     after_noon = Schedule(not_before=at("2026-11-22 12:00"), window=NIGHT)
     in_the_night = Schedule(not_before=at("2026-11-22 23:00"), window=NIGHT)

@@ -110,11 +110,10 @@ def test_several_gpus_take_their_shares(config: str, capsys: pytest.CaptureFixtu
 def test_a_quantised_copy_is_not_taken_for_its_base(
     tmp_path: Path, llama_8b: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "config.json").write_text(
-        json.dumps(llama_8b | {"quantization_config": {"quant_method": "awq"}})
-    )
-    assert main(["--config", str(tmp_path)]) == 2
-    assert "16-bit base" in capsys.readouterr().err
+    for quantised in ({"quant_method": "awq"}, "awq"):
+        (tmp_path / "config.json").write_text(json.dumps(llama_8b | {"quantization_config": quantised}))
+        assert main(["--config", str(tmp_path)]) == 2
+        assert "16-bit base" in capsys.readouterr().err
     bitsandbytes = {"quantization_config": {"quant_method": "bitsandbytes"}}
     (tmp_path / "config.json").write_text(json.dumps(llama_8b | bitsandbytes))
     assert main(["--config", str(tmp_path)]) == 0

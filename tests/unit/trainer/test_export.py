@@ -143,7 +143,7 @@ def test_a_finished_export_is_kept_for_another_attempt_alone(
     deleted: list[str] = []
     models: Any = SimpleNamespace(delete=deleted.append, delete_prefix=deleted.append)
     job = Job(id="export-1", kind=JobKind.EXPORT, tenant="t", spec={}, attempt=attempt)
-    running: Any = SimpleNamespace(job=job)
+    running: Any = SimpleNamespace(job=job, is_lost=lambda: False)
     with (
         pytest.raises(type(error)),
         _tidied(running, order, models, JobSettings(max_attempts=2)),

@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import count
 from typing import Any
 
 import pytest
@@ -80,6 +81,13 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu, "_ENDED_S", 0.5)
 
 
+@pytest.fixture(autouse=True)
+def numbered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs that ask for the GPU have numbers, from 1, in the place of random ones."""
+    numbers = count(1)
+    monkeypatch.setattr(gpu.secrets, "token_hex", lambda _: str(next(numbers)))
+
+
 @pytest.fixture
 def renewing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leases are renewed all the time."""
@@ -103,7 +111,7 @@ def worker_stops() -> threading.Event:
 
 @pytest.fixture
 def running(store: Store, worker_stops: threading.Event) -> RunningJob:
-    job = Job(id="ftjob-1", kind=JobKind.TRAINING, tenant="t", spec={}, attempt=2)
+    job = Job(id="ftjob-1", kind=JobKind.TRAINING, tenant="t", spec={})
     return RunningJob(store, job, "w", worker_stops.is_set)  # type: ignore[arg-type]
 
 
@@ -136,8 +144,8 @@ def test_the_lease_is_waited_for_renewed_and_given_back(
     with gpu_to_ourselves(running, settings(inference.server_port), lambda: beats.append(1)):
         assert len(beats) == 3, "a worker that waits is alive"
         inference.until_asked(7)
-    assert inference.asked[-1] == "DELETE ftjob-1.2"
-    assert set(inference.asked[:-1]) == {"PUT ftjob-1.2"}
+    assert inference.asked[-1] == "DELETE ftjob-1.1"
+    assert set(inference.asked[:-1]) == {"PUT ftjob-1.1"}
     assert len(beats) == 3
     assert [event.split(":")[0] for event in store.events] == [
         "waiting for the GPU",
@@ -146,6 +154,16 @@ def test_the_lease_is_waited_for_renewed_and_given_back(
         "serving may go on",
     ]
     assert not any(thread.name == "gpu-lease" for thread in threading.enumerate()), "renewed no more"
+
+
+def test_a_run_that_ends_late_gives_back_no_lease_of_the_next_one(
+    running: RunningJob, inference: Inference
+) -> None:
+    """It stood still, was paused meanwhile, and resumed by another trainer: that is the same attempt again."""
+    share = settings(inference.server_port)
+    with gpu_to_ourselves(running, share, beat), gpu_to_ourselves(running, share, beat):
+        pass
+    assert inference.asked == ["PUT ftjob-1.1", "PUT ftjob-1.2", "DELETE ftjob-1.2", "DELETE ftjob-1.1"]
 
 
 @pytest.mark.parametrize("end", [JobFailed("x"), Cancelled(), Interrupted(), LeaseLost("x"), OSError()])
@@ -160,7 +178,7 @@ def test_the_lease_is_given_back_whatever_happens(
 
     with pytest.raises(type(end)):
         train()
-    assert inference.asked == ["PUT ftjob-1.2", "DELETE ftjob-1.2"]
+    assert inference.asked == ["PUT ftjob-1.1", "DELETE ftjob-1.1"]
     # Who has lost the job writes nothing more about it.
     assert ("serving may go on" in store.events) is not isinstance(end, LeaseLost)
 
@@ -180,7 +198,7 @@ def test_a_server_that_starts_is_waited_for(running: RunningJob, store: Store) -
     servers: list[Inference] = []
     with gpu_to_ourselves(running, settings(port), lambda: servers.append(Inference(port))):
         (server,) = servers
-        assert server.asked == ["PUT ftjob-1.2"]
+        assert server.asked == ["PUT ftjob-1.1"]
     server.close()
     assert "may be starting" in store.events[0]
 
@@ -191,7 +209,7 @@ def test_a_server_that_is_down_holds_up_nobody_and_is_caught_when_it_comes(runni
     with gpu_to_ourselves(running, settings(port, patience_s=0.2), beat):
         late = Inference(port)
         late.until_asked(1)
-    assert late.asked[-1] == "DELETE ftjob-1.2"
+    assert late.asked[-1] == "DELETE ftjob-1.1"
     late.close()
 
 
@@ -221,7 +239,7 @@ def test_a_server_that_only_pauses_has_not_ended(
     monkeypatch.setattr(gpu, "_ENDED_S", 30.0)
     inference.answers = [*[202, 500] * 4, 200]
     with gpu_to_ourselves(running, settings(inference.server_port), beat):
-        assert inference.asked == ["PUT ftjob-1.2"] * 9
+        assert inference.asked == ["PUT ftjob-1.1"] * 9
 
 
 def test_servers_are_held_while_another_is_waited_for(running: RunningJob, inference: Inference) -> None:
@@ -229,8 +247,8 @@ def test_servers_are_held_while_another_is_waited_for(running: RunningJob, infer
     first, last = sorted((inference, second), key=lambda server: f"http://127.0.0.1:{server.server_port}/")
     last.answers = [*[202] * 5, 200]
     with gpu_to_ourselves(running, settings(last.server_port, first.server_port), beat):
-        assert first.asked == ["PUT ftjob-1.2"] * 6
-    assert first.asked[-1] == last.asked[-1] == "DELETE ftjob-1.2"
+        assert first.asked == ["PUT ftjob-1.1"] * 6
+    assert first.asked[-1] == last.asked[-1] == "DELETE ftjob-1.1"
     second.close()
 
 

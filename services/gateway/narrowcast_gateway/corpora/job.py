@@ -8,10 +8,10 @@ from contextlib import ExitStack
 from functools import cache
 from typing import Any, BinaryIO
 
-from narrowcast import ids, prompts
+from narrowcast import prompts
 from narrowcast.datasets import SPLITS, DatasetManifest, Row, split_file, to_jsonl
-from narrowcast.errors import InvalidInput, JobFailed
-from narrowcast.jobs.records import Job
+from narrowcast.errors import InvalidInput, JobFailed, NotFound
+from narrowcast.jobs.records import Job, JobKind
 from narrowcast.jobs.running import RunningJob
 from narrowcast.storage import Bucket
 from narrowcast_gateway.corpora.service import NO_USABLE_DOCUMENT, PreprocessingSpec, none_usable, upload_key
@@ -53,7 +53,7 @@ def preprocess(running: RunningJob, services: Services) -> dict[str, Any]:
         running.progress(**_counts(spec, harvest), rejections=harvest.rejected)
         message = none_usable(rejected["code"] for rejected in harvest.rejected)
         raise JobFailed(message, code=NO_USABLE_DOCUMENT)
-    manifest = _write_dataset(job, spec, harvest, services)
+    manifest = _write_dataset(running, spec, harvest, services)
     return {
         "dataset": manifest.id,
         "documents": _counts(spec, harvest),
@@ -120,8 +120,9 @@ def _counts(spec: PreprocessingSpec, harvest: _Harvest) -> dict[str, int]:
 
 
 def _write_dataset(
-    job: Job, spec: PreprocessingSpec, harvest: _Harvest, services: Services
+    running: RunningJob, spec: PreprocessingSpec, harvest: _Harvest, services: Services
 ) -> DatasetManifest:
+    job = running.job
     split = split_rows(
         [
             SplitInput(row_id=str(index), document_id=row.document or "", text=row.output)
@@ -133,7 +134,7 @@ def _write_dataset(
     )
     by_split = {name: [harvest.rows[int(row_id)] for row_id in getattr(split, name)] for name in SPLITS}
     manifest = DatasetManifest(
-        id=ids.new_id(DATASET),
+        id=dataset_id(job.id),
         tenant=job.tenant,
         source=job.id,
         rows={name: len(rows) for name, rows in by_split.items()},
@@ -149,4 +150,13 @@ def _write_dataset(
     )
     files = {split_file(name): to_jsonl(rows) for name, rows in by_split.items()}
     files[ACTIONS_LOG] = "".join(json.dumps(action) + "\n" for action in harvest.actions).encode()
-    return services.datasets.write(manifest, files)
+    running.check()  # comparing thousands of reports takes a while
+    try:
+        return services.datasets.get(job.tenant, manifest.id)  # of an attempt that was lost after this
+    except NotFound:
+        return services.datasets.write(manifest, files)
+
+
+def dataset_id(corpus_id: str) -> str:
+    """Return the id of a corpus's dataset: one, however many attempts it takes to say that it is there."""
+    return corpus_id.replace(JobKind.PREPROCESSING, DATASET, 1)

@@ -60,7 +60,8 @@ def _tidied(running: RunningJob, order: ExportOrder, models: Bucket, settings: J
             _discard(models, order)
         raise
     finally:
-        shutil.rmtree(order.settings.work_dir / order.job_id, ignore_errors=True)
+        if not running.is_lost():  # else another trainer of this node may write there by now
+            shutil.rmtree(order.settings.work_dir / order.job_id, ignore_errors=True)
 
 
 def _discard(models: Bucket, order: ExportOrder) -> None:

@@ -148,6 +148,8 @@ class _Export:
         )
 
     def _publish(self, source: AdapterManifest, files: Path) -> ExportManifest:
+        with suppress(NotFound):  # another attempt has published meanwhile: somebody may be reading it
+            return read_manifest(self._models, self._prefix, ExportManifest)
         self._advanced("storing the files")
         self._models.delete_prefix(self._prefix)  # an attempt that died here left files without a manifest
         manifest = ExportManifest(
