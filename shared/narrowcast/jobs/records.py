@@ -123,7 +123,7 @@ class Job(BaseModel):
     outage_since: float | None = None
     """When the first of a row of attempts was ended by an outage; see :meth:`bears_outage`."""
     keeps_turn: bool = False
-    """It lost its worker without its user's doing, and goes on before others of its priority."""
+    """It lost its worker without its user's doing, and goes on before others (:func:`.schedule.in_order`)."""
     pause_requested: bool = False
     cancel_requested: bool = False
     keep_checkpoint: bool = False

@@ -91,7 +91,7 @@ class Schedule(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     priority: int = Field(0, ge=-HIGHEST_PRIORITY, le=HIGHEST_PRIORITY)
-    """Higher goes first. Nothing that runs is stopped for it."""
+    """Higher goes first, of a tenant's jobs. Nothing that runs is stopped for it."""
     not_before: float | None = Field(None, ge=0, lt=_CALENDAR_ENDS)
     """Unix time, seconds."""
     window: RunWindow | None = None
@@ -103,9 +103,10 @@ class Schedule(BaseModel):
 def in_order(waiting: Sequence["Job"], running: Sequence["Job"], turns: Mapping[str, float]) -> list["Job"]:
     """Return waiting jobs in the order in which free workers should take them.
 
-    By priority; then what lost its worker through no doing of its user, because it holds half a
-    job's work; then by tenant: fewest running jobs first, among equals the one whose last turn
-    is longest ago; then by age.
+    First what lost its worker through no doing of its user, because it holds half a job's work, unless
+    its tenant has something of a higher priority. Then by tenant, whatever priorities it gives: fewest
+    running jobs first, among equals the one whose last turn is longest ago. Of a tenant's jobs by
+    priority, then by age.
 
     Args:
         waiting: jobs of one kind that may start now.
@@ -113,13 +114,18 @@ def in_order(waiting: Sequence["Job"], running: Sequence["Job"], turns: Mapping[
         turns: when a job of each tenant was last taken; a tenant without an entry never had a turn.
     """
     busy = Counter(job.tenant for job in running)
+    highest: dict[str, int] = {}
+    for job in waiting:
+        highest[job.tenant] = max(job.schedule.priority, highest.get(job.tenant, job.schedule.priority))
 
     def place(job: "Job") -> tuple[object, ...]:
+        priority = job.schedule.priority
         return (
-            -job.schedule.priority,
-            not job.keeps_turn,
+            not (job.keeps_turn and priority == highest[job.tenant]),
             busy[job.tenant],
             turns.get(job.tenant, 0.0),
+            -priority,
+            not job.keeps_turn,
             job.created_at,
             job.id,
         )

@@ -144,11 +144,24 @@ def test_age_decides_last() -> None:
     assert order([job("b", created_at=2.0), job("a", created_at=3.0), job("c", created_at=1.0)]) == "cba"
 
 
-def test_priority_decides_first() -> None:
-    low, high = Schedule(priority=-1), Schedule(priority=1)
-    waiting = [job("a", schedule=low, keeps_turn=True), job("b"), job("c", "greedy", schedule=high)]
-    running = [job("x", "greedy", status=JobStatus.RUNNING)] * 3
-    assert order(waiting, running, {"greedy": 100.0}) == "cba"
+LOW, HIGH = Schedule(priority=-1), Schedule(priority=1)
+
+
+def test_of_a_tenant_s_jobs_the_highest_priority_goes_first() -> None:
+    waiting = [job("a", schedule=LOW), job("b", created_at=9.0), job("c", schedule=HIGH, created_at=10.0)]
+    assert order(waiting) == "cba"
+
+
+def test_no_priority_gets_ahead_of_another_tenant_s_turn() -> None:
+    waiting = [job(f"{number}", "greedy", schedule=HIGH) for number in range(3)]
+    waiting.append(job("o", "other", schedule=LOW, created_at=9.0))
+    assert order(waiting, turns={"greedy": 100.0, "other": 50.0}) == "o012"
+    assert order(waiting, [job("x", "greedy", status=JobStatus.RUNNING)]) == "o012"
+
+
+def test_what_was_begun_goes_on_after_what_its_user_wants_more() -> None:
+    waiting = [job("a", "one", schedule=LOW, keeps_turn=True), job("b", "one"), job("c", "two")]
+    assert order(waiting, turns={"one": 100.0, "two": 50.0}) == "cba"
 
 
 def test_what_was_begun_goes_on_first() -> None:

@@ -218,7 +218,7 @@ class CreateFineTuningJob(WithHyperparameters):
     """OpenAI's; trackers are the site's to set."""
     seed: int | None = Field(None, ge=0, le=2**31 - 1)
     priority: int = Field(0, ge=-HIGHEST_PRIORITY, le=HIGHEST_PRIORITY)
-    """Higher goes first, before fairness between tenants and age. It stops nothing that runs."""
+    """Of a tenant's jobs the higher goes first; tenants take turns anyway. It stops nothing that runs."""
     not_before: Annotated[
         AwareDatetime | None, BeforeValidator(_no_bare_number), AfterValidator(_within_a_year)
     ] = None
