@@ -114,6 +114,25 @@ def test_originals_are_deleted_when_the_job_has_ended(gateway: Any, reports: dic
     assert not list(bucket.keys(prefix))
 
 
+def test_a_large_upload_lies_in_pieces_that_a_listing_shows(
+    gateway: Any, reports: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a gateway that dies meanwhile leaves behind is then found, and deleted."""
+    monkeypatch.setattr("narrowcast_gateway.corpora.service._PART_BYTES", 10_000)
+    archive = zipped(reports)
+    created = upload(gateway, ("corpus.zip", archive), ("one.docx", next(iter(reports.values())))).json()[
+        "id"
+    ]
+    bucket = gateway.services.connections.storage.documents
+    keys = list(bucket.keys(f"{gateway.tenant}/{created}/"))
+    assert len(keys) > len(archive) / 10_000 > 3
+    assert max(len(bucket.get(key)) for key in keys) == 10_000
+    gateway.run_corpus(created)
+    done = gateway.http.get(f"/v1/corpora/{created}").json()
+    assert done["status"] == "succeeded", done
+    assert done["documents"]["read"] == len(reports) + 1
+
+
 def test_a_record_of_a_newer_version_keeps_no_other_originals(
     gateway: Any, reports: dict[str, bytes]
 ) -> None:

@@ -12,6 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import pytest
 from fastapi.testclient import TestClient
 
 from narrowcast.connections import Connections
@@ -92,6 +93,36 @@ def test_a_corpus_and_its_originals_outlast_an_object_store_that_is_away(
         done = goes_on_after(tries, running(server.command, ready))
     assert (done.status, done.attempt) == (JobStatus.SUCCEEDED, 1)
     assert done.result["documents"]["read"] == 4
+
+
+def test_a_corpus_outlasts_a_full_temporary_disk(
+    gateway_settings: GatewaySettings,
+    connections: Connections,
+    tenant: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    report = next(iter(sorted(SAMPLES.glob("report-*.doc*"))))
+    with site(gateway_settings, tenant) as http:
+        services = http.app.state.services  # type: ignore[attr-defined]
+        corpus = http.post("/v1/corpora", files={"files": (report.name, report.read_bytes())}).json()["id"]
+
+        def tries() -> Job:
+            run_job(connections.jobs, gateway_settings.jobs, corpus, lambda job: preprocess(job, services))
+            return connections.jobs.get(corpus)
+
+        with monkeypatch.context() as full:
+            full.setattr(
+                "narrowcast_gateway.corpora.job.tempfile.TemporaryFile", partial(open, "/dev/full", "r+b")
+            )
+            waiting = tries()
+        assert (waiting.status, waiting.attempt) == (JobStatus.QUEUED, 0)
+        said = [event.message for event in connections.jobs.events(corpus, tenant)]
+        assert any("free some space" in message for message in said), said
+        deadline = time.monotonic() + _WAIT_S
+        while not (done := tries()).status.terminal:
+            assert time.monotonic() < deadline
+            time.sleep(0.5)
+    assert (done.status, done.attempt) == (JobStatus.SUCCEEDED, 1)
 
 
 class _Inference(BaseHTTPRequestHandler):

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from narrowcast import logs
 from narrowcast.connections import Connections
 from narrowcast.errors import NotFound
-from narrowcast_gateway.corpora.service import upload_key
+from narrowcast_gateway.corpora.service import corpus_prefix
 from narrowcast_gateway.settings import UploadSettings
 
 _log = logs.get(__name__)
@@ -47,7 +47,7 @@ class DocumentJanitor:
         for tenant in self._bucket.folders(""):
             for corpus_id in self._bucket.folders(f"{tenant}/"):
                 if self._due(tenant, corpus_id):
-                    deleted += self._bucket.delete_prefix(upload_key(tenant, corpus_id))
+                    deleted += self._bucket.delete_prefix(corpus_prefix(tenant, corpus_id))
                     _log.info("originals_deleted", corpus=corpus_id)
         return deleted
 
@@ -57,7 +57,7 @@ class DocumentJanitor:
         except NotFound:
             # Uploaded, but the gateway died before it wrote the record. A young one may just
             # be on its way in.
-            return self._bucket.age_s(upload_key(tenant, corpus_id)) > _ORPHAN_AGE_S
+            return self._bucket.age_s(corpus_prefix(tenant, corpus_id)) > _ORPHAN_AGE_S
         except ValidationError:
             # A newer version's. It knows when they are due; all others' originals go meanwhile.
             _log.warning("job_record_not_understood", job_id=corpus_id)

@@ -1,20 +1,21 @@
 """Preprocessing, on the CPU worker: originals in, a de-identified dataset out."""
 
+import errno
 import hashlib
 import json
 import tempfile
 from collections import Counter
 from contextlib import ExitStack
 from functools import cache
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Final
 
 from narrowcast import prompts
 from narrowcast.datasets import SPLITS, DatasetManifest, Row, split_file, to_jsonl
-from narrowcast.errors import InvalidInput, JobFailed, NotFound
+from narrowcast.errors import InvalidInput, JobFailed, NotFound, Outage
 from narrowcast.jobs.records import Job, JobKind
 from narrowcast.jobs.running import RunningJob
 from narrowcast.storage import Bucket
-from narrowcast_gateway.corpora.service import NO_USABLE_DOCUMENT, PreprocessingSpec, none_usable, upload_key
+from narrowcast_gateway.corpora.service import NO_USABLE_DOCUMENT, PreprocessingSpec, none_usable, part_keys
 from narrowcast_gateway.corpora.uploads import Document, open_documents
 from narrowcast_gateway.datasets.service import DATASET
 from narrowcast_gateway.preprocessing.archive import ArchiveLimits
@@ -25,6 +26,8 @@ from narrowcast_gateway.services import Services
 ACTIONS_LOG = "deidentification.jsonl"
 """What was removed from which document, as counts and hashes: the log that the law asks for
 (152-FZ as amended, Roskomnadzor order 140 of 19.06.2025). Never values."""
+
+_FULL: Final = {errno.ENOSPC, errno.EDQUOT}
 
 
 @cache
@@ -38,7 +41,20 @@ def preprocess(running: RunningJob, services: Services) -> dict[str, Any]:
 
     Raises:
         JobFailed: code ``no_usable_document``.
+        Outage: code ``disk_full``, of the worker's temporary folder.
     """
+    try:
+        return _preprocess(running, services)
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        where = tempfile.gettempdir()
+        raise Outage(
+            f"no room in the worker's {where}: free some space, or give it some", code="disk_full"
+        ) from error
+
+
+def _preprocess(running: RunningJob, services: Services) -> dict[str, Any]:
     job = running.job
     spec = PreprocessingSpec.model_validate(job.spec)
     harvest = _Harvest()
@@ -66,11 +82,12 @@ def _download(
     bucket: Bucket, job: Job, spec: PreprocessingSpec, stack: ExitStack
 ) -> list[tuple[str, BinaryIO]]:
     uploads: list[tuple[str, BinaryIO]] = []
-    for number in range(spec.uploads):
+    for number, size in enumerate(spec.uploads):
         # Unlinked from the start: nothing of a patient stays on this disk, however we die.
         file = stack.enter_context(tempfile.TemporaryFile())  # noqa: SIM115
-        for chunk in bucket.stream(upload_key(job.tenant, job.id, number)):
-            file.write(chunk)
+        for key in part_keys(job.tenant, job.id, number, size):
+            for chunk in bucket.stream(key):
+                file.write(chunk)
         file.seek(0)
         uploads.append(("", file))
     return uploads

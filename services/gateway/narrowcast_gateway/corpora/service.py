@@ -18,6 +18,7 @@ from narrowcast_gateway.preprocessing.sections import find_sections
 from narrowcast_gateway.settings import UploadSettings
 
 NO_USABLE_DOCUMENT: Final = "no_usable_document"
+_PART_BYTES = 16 * 1024 * 1024
 _PROBED = 20
 """Documents looked into before a corpus is accepted. A small corpus without a usable document
 is refused at once; the background job finds out about a large one."""
@@ -26,7 +27,8 @@ is refused at once; the background job finds out about a large one."""
 class PreprocessingSpec(BaseModel):
     """The ``spec`` of a preprocessing job's record."""
 
-    uploads: int
+    uploads: tuple[int, ...]
+    """Bytes of each."""
     documents: int
     validation: float = Field(0.1, ge=0, lt=1)
     """Share of the rows."""
@@ -43,10 +45,19 @@ class AcceptedCorpus:
     """Id and file name of each document."""
 
 
-def upload_key(tenant: str, corpus_id: str, number: int | None = None) -> str:
-    """Return the key of an upload in the documents bucket, or the prefix of all of a corpus's."""
-    prefix = f"{tenant}/{corpus_id}/"
-    return prefix if number is None else f"{prefix}upload-{number:05d}"
+def corpus_prefix(tenant: str, corpus_id: str) -> str:
+    """Return the prefix of all that was uploaded for a corpus, in the documents bucket."""
+    return f"{tenant}/{corpus_id}/"
+
+
+def part_keys(tenant: str, corpus_id: str, number: int, size: int) -> list[str]:
+    """Return the keys of an upload of ``size`` bytes.
+
+    It lies there in pieces, each an object. S3's own way of uploading in parts leaves them behind where no
+    listing shows them when a gateway dies meanwhile, and nobody would delete a patient's document.
+    """
+    pieces = -(-size // _PART_BYTES)
+    return [f"{corpus_prefix(tenant, corpus_id)}upload-{number:05d}.{piece:05d}" for piece in range(pieces)]
 
 
 class Corpora:
@@ -72,18 +83,19 @@ class Corpora:
             _probe(documents)
             uploaded = [(document.id, document.filename) for document in documents]
         corpus_id = ids.new_id(JobKind.PREPROCESSING)
+        sizes = [source.seek(0, 2) for _, source in uploads]
         spec = PreprocessingSpec(
-            uploads=len(uploads), documents=len(uploaded), validation=validation, test=test, seed=seed
+            uploads=tuple(sizes), documents=len(uploaded), validation=validation, test=test, seed=seed
         )
         try:
             for number, (_, source) in enumerate(uploads):
-                size = source.seek(0, 2)
                 source.seek(0)
-                self._bucket.put_stream(upload_key(tenant, corpus_id, number), source, size)
+                for key in part_keys(tenant, corpus_id, number, sizes[number]):
+                    self._bucket.put(key, source.read(_PART_BYTES))
             job = Job(id=corpus_id, kind=JobKind.PREPROCESSING, tenant=tenant, spec=spec.model_dump())
             self._jobs.submit(job)
         except BaseException:
-            self._bucket.delete_prefix(upload_key(tenant, corpus_id))
+            self._bucket.delete_prefix(corpus_prefix(tenant, corpus_id))
             raise
         return AcceptedCorpus(job, uploaded)
 
