@@ -117,7 +117,7 @@ def test_rtf_word_and_html_word_are_read() -> None:
     )
     text = read_document(rtf)
     assert (text.body, text.header_footer) == (("МРТ", "кол"), ("Иванов",))
-    page = "<html><head><style>p{}</style></head><body><p>Описание</p><table><tr><td>а</td><td>б</td></tr></table></body></html>"
+    page = "<html><head><style>p{}</style></head><body><p>Описание</p><table><tr><td>а</td><td>б</td></tr></table><del>прочь</del></body></html>"
     assert read_document(page.encode("cp1251")).body == ("Описание", "а\tб")
     xml = (
         '<?xml version="1.0"?><w:wordDocument xmlns:w="http://schemas.microsoft.com/office/word/2003/wordml">'

@@ -7,14 +7,20 @@ every case form, whether or not anything in the body itself looks like a name.
 import re
 from collections.abc import Iterable
 
-from narrowcast_gateway.preprocessing.deidentification.lexicon import Lexicon, normal, stem
+from narrowcast_gateway.preprocessing.deidentification.lexicon import (
+    LETTERS,
+    Lexicon,
+    in_one_script,
+    normal,
+    stem,
+)
 from narrowcast_gateway.preprocessing.deidentification.names import NameFinder
 from narrowcast_gateway.preprocessing.deidentification.placeholders import Kind, Span
 
-_WORD = re.compile(r"[А-Яа-яЁё]+")
+_WORD = re.compile(rf"[{LETTERS}]+|[A-Za-zÀ-ÿ]+")
 _LABEL = re.compile(
-    r"(?:ф\.?\s?и\.?\s?о\.?(?:\s+(?:пациент\w*|больн\w+|врача))?|фамилия(?:,?\s*имя,?\s*(?:и\s+)?отчество)?|имя|отчество|пациент(?:ка)?|больн(?:ой|ая)|врач(?:[-–\s]*[а-яё]*(?:лог|ист))?|(?:рентген)?лаборант|доктор|исполнитель|(?:исследование\s+)?(?:выполнил|провел|провёл|описал)[аи]?|заведующ\w+(?:\s+отделением)?|направил|направивший\s+врач)"
-    r"(?:\s*\([^)\n]{0,20}\))?\s*[:\t_—–-]*\s*(?P<name>[А-ЯЁ][^\n\d,;:(]{1,60})",
+    r"(?:ф\.?\s?и\.?\s?о\.?(?:\s+(?:пациент\w*|больн\w+|врача))?|фамилия(?:,?\s*имя,?\s*(?:и\s+)?отчество)?|имя|отчество|пациент(?:ка)?|больн(?:ой|ая)|врач(?:[-–\s]*[а-яё]*(?:лог|ист))?|(?:рентген)?лаборант|доктор|исполнитель|(?:исследование\s+)?(?:выполнил|провел|провёл|описал)[аи]?|заведующ\w+(?:\s+отделением)?|направил|направивший\s+врач|patient(?:'s)?(?:\s+name)?|doctor|physician|dr\.)"
+    r"(?:\s*\([^)\n]{0,20}\))?\s*[:\t_—–-]*\s*(?P<name>[^\W\d_][^\n\d,;:(]{1,60})",
     re.IGNORECASE,
 )
 # Words beside a label's name that are not part of it.
@@ -76,6 +82,8 @@ _NOT_NAMES = frozenset(
 )
 # «Жук» declines like any noun; «Ли» does not, and two letters begin too many words.
 _SHORTEST_DECLINED = 3
+# Of a small word's readings those that are names: «иванова», which may be «Ivan's» too.
+_LIKELY_SHARE = 0.5
 # A shorter stem would match unrelated words.
 _SHORTEST_STEMMED = 4
 
@@ -110,21 +118,27 @@ class HarvestedNames:
         lower = normal(word)
         facts = self._lexicon.look_up(word.lower())
         # A patient called Белый must not take the white matter with him.
-        if word[0].islower() and facts.ordinary:
+        if word[0].islower() and facts.ordinary and not self._is_likely_surname(word):
             return False
         if lower in self._forms:
-            return word[0].isupper() or not facts.known
-        if len(lower) < _SHORTEST_DECLINED or self._lexicon.is_medical(word):
+            return True
+        # A patient called Корень keeps the roots; in the report about one called Вебер he is no eponym.
+        term = self._lexicon.is_medical(word) and not self._lexicon.is_eponym(word)
+        if len(lower) < _SHORTEST_DECLINED or term:
             return False
         if not self._lemmas.isdisjoint(facts.lemmas):
             return True
         return len(lower) >= _SHORTEST_STEMMED and stem(lower) in self._stems
 
+    def _is_likely_surname(self, word: str) -> bool:
+        share = self._lexicon.look_up(word.lower()).name_share
+        return share >= _LIKELY_SHARE and self._lexicon.has_surname_ending(word)
+
 
 def harvest(lines: Iterable[str], finder: NameFinder, lexicon: Lexicon) -> HarvestedNames:
     """Collect the names in the lines outside the sections."""
     words: set[str] = set()
-    lines = list(lines)
+    lines = [in_one_script(line) for line in lines]
     # One call for all lines; the empty lines between keep them apart.
     whole = "\n\n".join(lines)
     for span in finder.find(whole):
@@ -138,7 +152,11 @@ def harvest(lines: Iterable[str], finder: NameFinder, lexicon: Lexicon) -> Harve
 
 
 def _may_be_name(word: str, lexicon: Lexicon) -> bool:
-    if len(word) < 2 or not word[0].isupper() or normal(word) in _NOT_NAMES:
+    if len(word) < 2 or normal(word) in _NOT_NAMES:
         return False
+    if not word[0].isupper():
+        return lexicon.is_only_name(word)
     facts = lexicon.look_up(word.lower())
-    return facts.name_share > 0 or not (lexicon.is_medical(word) or lexicon.is_learned(word))
+    if facts.name_share > 0 or lexicon.is_eponym(word):
+        return True
+    return not (lexicon.is_medical(word) or lexicon.is_learned(word))

@@ -7,11 +7,24 @@ that dictionary stand in ``medical_terms.txt``, eponyms among them.
 
 import functools
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import resources
 
 import pymorphy3
 
+# The Russian alphabet and the letters that its neighbours add to it, Kazakh to Ukrainian.
+SMALL_LETTERS = "а-яёєіїўґғҗқңҫүұһәөҳҷӣӯ"
+CAPITALS = SMALL_LETTERS.upper()
+LETTERS = CAPITALS + SMALL_LETTERS
+# Not і and ї, typed for Latin i's: «І ст.»
+_FOREIGN_LETTER = re.compile(r"[єўґғҗқңҫүұһәөҳҷӣӯ]", re.IGNORECASE)
+
+# A Latin letter inside a Cyrillic word hides a name: «Ceменов».
+_MIXED_WORD = re.compile(r"(?=[A-Za-z]*[А-Яа-яЁё])(?=[А-Яа-яЁё]*[A-Za-z])[A-Za-zА-Яа-яЁё]{4,}")
+_LOOKALIKES = str.maketrans("ABCEHKMOPTXYaceopxy", "АВСЕНКМОРТХУасеорху")
+
+_PREDICATES = frozenset(["ADJS", "PRTS", "VERB", "INFN", "GRND", "ADVB", "PRED"])
 _NAME_GRAMMEMES = ("Surn", "Name", "Patr")
 
 _PATRONYMIC = re.compile(
@@ -26,7 +39,7 @@ _SURNAME = re.compile(
 # Endings of learned words, which the dictionary of a general corpus mostly lacks.
 _LEARNED = re.compile(
     r"(?:ци[яиюей]+|зи[яиюей]+|фи[яиюей]+|пати[яиюей]+|мегали[яиюей]+|рони[яиюей]+|еми[яиюей]+|оми[яиюей]+|плази[яиюей]+|оз(?:а|у|ом|е|ы)?|ит(?:а|у|ом|е|ы)?|ом(?:а|ы|е|у|ой)|ост(?:ь|и|ью)|[ае]ни(?:е|я|ю|ем|и)"
-    r"|(?:альн|арн|лярн|ическ|озн|орн|енн|анн|ионн|яющ|ующ|ённ|ивн|ильн|ельн)(?:ый|ая|ое|ые|ого|ой|ому|ым|ых|ую|ом|ий|их|ими|ыми)|(?:льно|рно|ески|идно|озно)|мие?ли[яиюей]+|граф\w+|скоп\w+|томи\w+|метр\w*)$",
+    r"|(?:альн|арн|лярн|ическ|озн|орн|енн|анн|ионн|яющ|ующ|ённ|ивн|ильн|ельн)(?:ый|ая|ое|ые|ого|ой|ому|ым|ых|ую|ом|ий|их|ими|ыми)|(?:льно|рно|ески|идно|озно)|мие?ли[яиюей]+|граф\w+|лог(?:а|у|ом|и|ов|ам)?|скоп\w+|томи\w+|метр\w*)$",
     re.IGNORECASE,
 )
 _ENDING = re.compile(
@@ -34,6 +47,12 @@ _ENDING = re.compile(
 )
 _SHORTEST_STEM = 3
 _VOCABULARY_CACHE = 50_000
+_EPONYMS_HEADING = "# Eponyms"
+# Of a word's readings those that are names. «иванов» is rarely what belongs to Ivan.
+_LIKELY_SHARE = 0.5
+_SURE_SHARE = 0.95
+# «мг/ден», «рад»
+_SHORTEST_SMALL_NAME = 4
 
 
 @dataclass(frozen=True)
@@ -49,6 +68,7 @@ class Word:
         patronymic: a patronymic for certain.
         first_name: known, and a first name more often than anything else.
         noun: a noun more often than anything else.
+        predicate: known as a short form, a verb or an adverb alone: «обследован».
     """
 
     lemmas: frozenset[str]
@@ -59,6 +79,7 @@ class Word:
     patronymic: bool
     first_name: bool
     noun: bool
+    predicate: bool
 
 
 class Lexicon:
@@ -67,9 +88,10 @@ class Lexicon:
     def __init__(self) -> None:
         self._morphology = pymorphy3.MorphAnalyzer()
         self.look_up = functools.lru_cache(maxsize=_VOCABULARY_CACHE)(self._look_up)
-        terms = _read_terms()
-        self._terms = frozenset(terms)
-        self._term_stems = frozenset(stem(term) for term in terms if len(term) > _SHORTEST_STEM)
+        eponyms, terms = _read_terms()
+        self._terms = frozenset([*eponyms, *terms])
+        self._term_stems = _stems(self._terms)
+        self._eponym_stems = _stems(eponyms)
 
     def _look_up(self, lower: str) -> Word:
         readings = self._morphology.parse(lower)
@@ -88,14 +110,28 @@ class Lexicon:
             ),
             place=any("Geox" in reading.tag for reading in known),
             noun="NOUN" in readings[0].tag,
+            predicate=bool(known) and all(reading.tag.POS in _PREDICATES for reading in known),
             first_name=bool(known) and "Name" in readings[0].tag,
             patronymic=any("Patr" in reading.tag for reading in known) or bool(_PATRONYMIC.search(lower)),
         )
+
+    def is_only_name(self, word: str) -> bool:
+        """Whether ``word`` is nothing but a person's name, so that its small first letter says nothing."""
+        facts = self.look_up(word.lower())
+        if not facts.known or facts.place or len(word) < _SHORTEST_SMALL_NAME:
+            return False
+        if facts.name_share < (_SURE_SHARE if facts.ordinary else _LIKELY_SHARE):
+            return False
+        return facts.patronymic or facts.first_name or self.has_surname_ending(word)
 
     def is_medical(self, word: str) -> bool:
         """Whether ``word`` in any form is in the list of medical terms and eponyms."""
         lower = normal(word)
         return lower in self._terms or (len(lower) > _SHORTEST_STEM and stem(lower) in self._term_stems)
+
+    def is_eponym(self, word: str) -> bool:
+        """Whether ``word`` in any form is a name that medicine uses; people are called so too."""
+        return stem(word) in self._eponym_stems
 
     def is_learned(self, word: str) -> bool:
         """Whether an unknown ``word`` ends like a medical term or an adverb, not like a name."""
@@ -105,6 +141,21 @@ class Lexicon:
     def has_surname_ending(self, word: str) -> bool:
         """Whether ``word`` ends as most surnames do."""
         return bool(_SURNAME.search(word))
+
+
+def has_foreign_letter(word: str) -> bool:
+    """Whether ``word`` has a Cyrillic letter that Russian lacks: no word of a report but a name has."""
+    return _FOREIGN_LETTER.search(word) is not None
+
+
+def in_one_script(text: str) -> str:
+    """``text`` with Latin letters that look Cyrillic made so inside Cyrillic words; positions stay."""
+    return _MIXED_WORD.sub(_in_one_script, text)
+
+
+def _in_one_script(match: re.Match[str]) -> str:
+    word = match.group().translate(_LOOKALIKES)
+    return match.group() if re.search("[A-Za-z]", word) else word
 
 
 def normal(word: str) -> str:
@@ -119,7 +170,19 @@ def stem(word: str) -> str:
     return cut if len(cut) >= _SHORTEST_STEM else lower
 
 
-def _read_terms() -> list[str]:
+def _stems(words: Iterable[str]) -> frozenset[str]:
+    return frozenset(stem(word) for word in words if len(word) > _SHORTEST_STEM)
+
+
+def _read_terms() -> tuple[list[str], list[str]]:
+    """Eponyms and other terms; each part of the file says by its heading which it has."""
     text = resources.files(__package__).joinpath("medical_terms.txt").read_text(encoding="utf-8")
-    lines = (line.partition("#")[0] for line in text.splitlines())
-    return [normal(word) for line in lines for word in line.split()]
+    eponyms: list[str] = []
+    terms: list[str] = []
+    part = terms
+    for line in text.splitlines():
+        if line.startswith("#"):
+            part = eponyms if line.startswith(_EPONYMS_HEADING) else terms
+        else:
+            part += (normal(word) for word in line.split())
+    return eponyms, terms

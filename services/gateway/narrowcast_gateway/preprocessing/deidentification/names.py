@@ -7,6 +7,7 @@ unless the word is a known medical term or an ordinary word.
 """
 
 import importlib.util
+import itertools
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,31 +16,31 @@ from pathlib import Path
 from navec import Navec
 from slovnet import NER
 
-from narrowcast_gateway.preprocessing.deidentification.lexicon import Lexicon
+from narrowcast_gateway.preprocessing.deidentification.lexicon import Lexicon, has_foreign_letter
+from narrowcast_gateway.preprocessing.deidentification.name_context import (
+    has_eponym_before,
+    has_role_before,
+    is_role,
+)
+from narrowcast_gateway.preprocessing.deidentification.name_forms import (
+    GAP,
+    LATIN_AFTER_ROLE,
+    LATIN_NAME,
+    LATIN_WITH_INITIALS,
+    OF_DICOM,
+    ONE_INITIAL_BEHIND,
+    ONLY_INITIALS,
+    SMALL_WITH_INITIALS,
+    TWO_INITIALS_BEFORE,
+    WITH_INITIALS,
+    WORD,
+    rest_of_name,
+)
 from narrowcast_gateway.preprocessing.deidentification.placeholders import Kind, Span
 
 _EMBEDDINGS = Path("emb/navec_news_v1_1B_250K_300d_100q.tar")
 _TAGGER = Path("model/slovnet_ner_news_v1.tar")
 
-_WORD = re.compile(r"[А-Яа-яЁё]+(?:-[А-Яа-яЁё]+)*")
-_LATIN_NAME = re.compile(r"[A-ZÀ-Þ][A-Za-zÀ-ÿ'’-]+")
-_INITIAL = r"[А-ЯЁ]\.\s?"
-_SURNAME = r"[А-ЯЁ](?:[а-яё]+|[А-ЯЁ]+)(?:-[А-ЯЁ](?:[а-яё]+|[А-ЯЁ]+))?"
-_WITH_INITIALS = re.compile(
-    rf"(?<![\w.])(?:(?P<before>{_SURNAME})\s+{_INITIAL}(?:[А-ЯЁ]\.|[А-ЯЁ]\b)|{_INITIAL}{_INITIAL}(?P<after>{_SURNAME})|{_INITIAL}(?P<single>{_SURNAME}))"
-)
-# Words before which a capitalised word is a person.
-_ROLE = re.compile(
-    r"\b(?:врач\w*(?:[-–\s]+[а-яё]+лог\w*)?|доктор\w*|рентгенолог\w*|д-р\w*|пациент\w*|больн(?:ой|ая|ого|ому|ым|ую)|проф(?:ессор\w*|\.)|лаборант\w*|медсестр\w*|фельдшер\w*|гр(?:\.|аждан\w+)|ф\.?\s?и\.?\s?о\.?|фамилия|имя|отчество|исполнител\w*|выполнил\w*|провел\w*|провёл|описал\w*|подпис\w*|зав(?:едующ\w*|\.)(?:\s+отделени\w+)?|матер[ьи]|отец|мать)"
-    r"(?:\s+(?:высшей|первой|второй)?\s*категории|,?\s*[кд]\.\s?м\.\s?н\.)?\s*[:\t—–-]?\s*[(«_]*\s*$",
-    re.IGNORECASE,
-)
-# Words after which stands the name of whoever described a thing, not of whoever has it.
-_EPONYM_BEFORE = re.compile(
-    r"\b(?:по(?:\s+(?:классификаци\w+|шкал\w+|методик\w+|критери\w+))?|лини[яеюий]\w{0,2}|болезн\w+|синдром\w*|симптом\w*|кист\w{1,3}|уз(?:ел|л\w{1,3})|грыж\w{1,3}|связк\w{1,3}|перелом\w*|классификаци\w+|степен\w+|индекс\w*|уг(?:ол|л\w{1,2})|проб\w{1,2}|тест\w{0,2}|пространств\w*|пальц\w+|треугольник\w*|канал\w{0,3}|точк\w{1,3}|шкал\w+|деформаци\w+|аномали\w+|мальформаци\w+|дивертикул\w*|борозд\w*|щел\w{1,3}|водопровод\w*|отверсти\w+|бугор(?:ок|к)\w*|петл\w+|повреждени\w+|переломо-?вывих\w*|кольц\w+|окн\w+|карман\w*|тельц\w+|опухол\w+|саркома|лимфом\w+)\s*(?:[IVX\d]+\s+)?[«(]?$",
-    re.IGNORECASE,
-)
-_ROLE_REACH = 60
 _BREAK = re.compile(r"[.,;:\n\t]")
 _SENTENCE_END = re.compile(r"(?:^|[.!?:;\n\t•)\]»\"]|\s[—–-])\s*$|^[\W_]*$")
 _CAPITALS_SHARE = 0.6
@@ -85,9 +86,10 @@ class NameFinder:
         chosen = {(word.start, word.stop) for word in words if self._is_name(word, shown)}
         self._add_neighbours(words, chosen, shown)
         self._add_tagged_company(words, tagged, chosen)
-        spans = [Span(start, stop, Kind.PERSON) for start, stop in chosen]
+        chosen.update(self._beside_surnames(words, chosen, shown))
+        spans = [Span(start, stop + rest_of_name(shown, stop), Kind.PERSON) for start, stop in sorted(chosen)]
         spans.extend(self._with_initials(shown))
-        spans.extend(self._in_latin(shown, tagged))
+        spans.extend(self._in_latin(text, tagged))
         return join_names(spans, text)
 
     def _tagged(self, text: str) -> list[tuple[int, int]]:
@@ -97,46 +99,82 @@ class NameFinder:
 
     def _is_name(self, token: _Token, text: str) -> bool:
         word = token.text
-        if not word[0].isupper() or len(word) < 2 or self._is_protected(token, text):
+        # Most words are small and no names: asked first, because looking around costs more.
+        if len(word) < 2 or (word[0].islower() and not self._small_is_name(token, text)):
             return False
+        if self._is_protected(token, text):
+            return False
+        if word[0].islower():
+            return True
         parts = word.split("-")
         if len(parts) > 1 and not all(self._may_be_name_part(part) for part in parts):
             # «МР-картина», «УЗ-признаки»
-            return False
-        facts = self._lexicon.look_up(word.lower())
-        if facts.patronymic and len(word) >= _SHORTEST_PATRONYMIC:
+            return self._is_double_surname(parts, says_so=token.in_tag or has_role_before(text, token.start))
+        if has_foreign_letter(word) or self._is_patronymic(word):
             return True
-        says_so = token.in_tag or _has_role_before(text, token.start)
-        at_start = token.at_start or token.shouted
-        share = _name_share_needed(token)
-        if facts.known:
-            # Capitals inside a sentence and a witness outweigh an ordinary reading: «Мороз».
-            return facts.name_share >= share or (
-                says_so and (not at_start or facts.name_share > 0 or not facts.ordinary)
-            )
+        says_so = token.in_tag or has_role_before(text, token.start)
+        if self._lexicon.look_up(word.lower()).known:
+            return self._known_is_name(token, says_so=says_so)
+        return self._unknown_is_name(token, says_so=says_so)
+
+    def _is_patronymic(self, word: str) -> bool:
+        return len(word) >= _SHORTEST_PATRONYMIC and self._lexicon.look_up(word.lower()).patronymic
+
+    def _is_double_surname(self, parts: list[str], *, says_so: bool) -> bool:
+        """«Гордеев-Задунайский», of which one part is an ordinary word."""
+        says_so = says_so or all(map(self._lexicon.has_surname_ending, parts))
+        return says_so and any(map(self._is_surname_by_form, parts))
+
+    def _is_surname_by_form(self, word: str) -> bool:
+        facts = self._lexicon.look_up(word.lower())
+        likely = facts.name_share >= _NAME_SHARE_AT_START or not facts.ordinary
+        return likely and self._lexicon.has_surname_ending(word)
+
+    def _small_is_name(self, token: _Token, text: str) -> bool:
+        if self._lexicon.is_only_name(token.text):
+            return True
+        facts = self._lexicon.look_up(token.text)
+        if facts.known or facts.name_share < _NAME_SHARE_AT_START or "-" in token.text:
+            return False
+        return self._is_surname_by_form(token.text) and has_role_before(text, token.start)
+
+    def _is_predicate(self, word: str) -> bool:
+        """«Осмотрен», which no surname is unless it ends as one: «Лютикова»."""
+        return self._lexicon.look_up(word.lower()).predicate and not self._lexicon.has_surname_ending(word)
+
+    def _known_is_name(self, token: _Token, *, says_so: bool) -> bool:
+        facts = self._lexicon.look_up(token.text.lower())
+        if facts.name_share >= _name_share_needed(token):
+            return True
+        if not says_so or self._is_predicate(token.text):
+            return False
+        # Capitals inside a sentence and a witness outweigh an ordinary reading: «Мороз».
+        return not (token.at_start or token.shouted) or facts.name_share > 0 or not facts.ordinary
+
+    def _unknown_is_name(self, token: _Token, *, says_so: bool) -> bool:
+        word = token.text
         if self._lexicon.is_learned(word):
             return False
-        if token.shouted:
-            # Abbreviations and rare terms look like names to the tagger here.
-            if len(word) <= _LONGEST_ABBREVIATION:
-                return False
-            if facts.name_share >= _NAME_SHARE_AT_START:
-                return True
-            return (says_so and facts.noun) or (
-                facts.name_share >= share and self._lexicon.has_surname_ending(word)
-            )
-        return says_so or (facts.name_share >= share and self._lexicon.has_surname_ending(word))
+        facts = self._lexicon.look_up(word.lower())
+        looks_so = facts.name_share >= _name_share_needed(token) and self._lexicon.has_surname_ending(word)
+        if not token.shouted:
+            return says_so or looks_so
+        # Abbreviations and rare terms look like names to the tagger here.
+        if len(word) <= _LONGEST_ABBREVIATION:
+            return False
+        return facts.name_share >= _NAME_SHARE_AT_START or (says_so and facts.noun) or looks_so
 
     def _is_protected(self, token: _Token, text: str) -> bool:
         """Abbreviations, medical terms and eponyms: «киста Бейкера», «по Забрамски»."""
         word = token.text
         if not token.shouted and word.isupper() and len(word) <= _LONGEST_ABBREVIATION:
             return True
-        if _has_role_before(text, token.start):
+        if has_role_before(text, token.start):
             return False
-        if _EPONYM_BEFORE.search(text[max(0, token.start - _ROLE_REACH) : token.start]):
-            return True
-        return self._lexicon.is_medical(word)
+        russian_form = self._lexicon.has_surname_ending(word)
+        return self._lexicon.is_medical(word) or has_eponym_before(
+            text, token.start, russian_form=russian_form
+        )
 
     def _may_be_name_part(self, part: str) -> bool:
         facts = self._lexicon.look_up(part.lower())
@@ -165,8 +203,10 @@ class NameFinder:
     def _may_stand_beside(self, near: _Token, *, after: bool) -> bool:
         """Whether a word beside a patronymic is part of the name; behind it comes prose as often."""
         word = near.text
-        if not word[0].isupper() or self._lexicon.is_medical(word):
+        if self._lexicon.is_medical(word) or self._is_predicate(word):
             return False
+        if not word[0].isupper():
+            return self._lexicon.is_only_name(word) or (not after and self._is_surname_by_form(word))
         if not after and not near.shouted:
             return True
         return all(self._may_be_name_part(part) for part in word.split("-"))
@@ -184,27 +224,80 @@ class NameFinder:
             for number, word in enumerate(inside):
                 facts = self._lexicon.look_up(word.text.lower())
                 beside = [inside[other] for other in certain if abs(other - number) == 1]
-                if not beside or self._lexicon.is_learned(word.text):
+                if not beside or self._lexicon.is_learned(word.text) or is_role(word.text):
                     continue
+                if self._is_predicate(word.text):
+                    continue  # «Осмотрен Николай»
                 first_name = any(self._lexicon.look_up(other.text.lower()).first_name for other in beside)
                 if first_name or not (facts.ordinary or word.shouted or self._lexicon.is_medical(word.text)):
                     chosen.add((word.start, word.stop))
 
+    def _beside_surnames(
+        self, words: list[_Token], chosen: set[tuple[int, int]], text: str
+    ) -> set[tuple[int, int]]:
+        """First names right beside a surname: in capitals, or in no dictionary: «Степанян Карине»."""
+        found: set[tuple[int, int]] = set()
+        for before, after in itertools.pairwise(words):
+            if text[before.stop : after.start].strip(" "):
+                continue
+            for name, near in ((before, after), (after, before)):
+                if (name.start, name.stop) in chosen and self._may_be_first_name(near, text):
+                    found.add((near.start, near.stop))
+        return found
+
+    def _may_be_first_name(self, near: _Token, text: str) -> bool:
+        word = near.text
+        facts = self._lexicon.look_up(word.lower())
+        if not word[0].isupper() or near.shouted or facts.ordinary or len(word) < _SHORTEST_TITLE_CASED:
+            return False
+        if facts.first_name or word.isupper():
+            return facts.first_name
+        return not self._lexicon.is_learned(word) and not self._is_protected(near, text)
+
     def _in_latin(self, text: str, tagged: list[tuple[int, int]]) -> Iterator[Span]:
-        """Tagged names of two or more Latin words; single ones are eponyms and trade marks."""
+        """Names in Latin letters: tagged ones of two words, with initials, after «пациент»."""
         for start, stop in tagged:
-            words = _LATIN_NAME.findall(text[start:stop])
+            words = LATIN_NAME.findall(text[start:stop])
             if len(words) > 1 and not any(self._lexicon.is_medical(word) for word in words):
                 yield Span(start, stop, Kind.PERSON)
+        for match in itertools.chain(LATIN_WITH_INITIALS.finditer(text), OF_DICOM.finditer(text)):
+            if not any(self._lexicon.is_medical(word) for word in LATIN_NAME.findall(match.group())):
+                yield Span(match.start(), match.end(), Kind.PERSON)
+        for match in LATIN_AFTER_ROLE.finditer(text):
+            words = LATIN_NAME.findall(match.group())
+            if has_role_before(text, match.start()) and not any(map(self._lexicon.is_medical, words)):
+                yield Span(match.start(), match.end(), Kind.PERSON)
 
     def _with_initials(self, text: str) -> Iterator[Span]:
-        for match in _WITH_INITIALS.finditer(text):
-            surname = match.group("before") or match.group("after") or match.group("single")
-            facts = self._lexicon.look_up(surname.lower())
-            # «Сегмент А.В.»: an ordinary word before initials is no surname.
-            if facts.ordinary and facts.name_share == 0 and not match.group("after"):
-                continue
-            yield Span(match.start(), match.end(), Kind.PERSON)
+        taken: set[int] = set()
+        for pattern in WITH_INITIALS:
+            for match in pattern.finditer(text):
+                # «ИВАНОВ П.И. Киста»: these initials have their surname.
+                if match.start() not in taken and self._is_with_initials(match, text):
+                    taken.update(range(match.start(), match.end()))
+                    yield Span(match.start(), match.end(), Kind.PERSON)
+        for match in SMALL_WITH_INITIALS.finditer(text):
+            if self._lexicon.is_only_name(match.group("surname")):
+                yield Span(match.start(), match.end(), Kind.PERSON)
+        for match in ONLY_INITIALS.finditer(text):
+            if has_role_before(text, match.start()):
+                yield Span(match.start(), match.end(), Kind.PERSON)
+
+    def _is_with_initials(self, match: re.Match[str], text: str) -> bool:
+        word = match.group("surname")
+        facts = self._lexicon.look_up(word.lower())
+        term = self._lexicon.is_medical(word) and not self._lexicon.is_eponym(word)
+        match match.re:
+            case pattern if pattern is TWO_INITIALS_BEFORE:
+                return not term
+            case pattern if pattern is ONE_INITIAL_BEHIND:
+                return not (facts.known or term or word.isupper() or self._lexicon.is_learned(word))
+        if not facts.ordinary or facts.name_share > 0:
+            return True
+        if has_role_before(text, match.start()):
+            return not is_role(word)
+        # «Сегмент А.В.»: an ordinary word before initials is a surname by its form and its capital alone.
+        return self._lexicon.has_surname_ending(word) and not (term or _is_at_start(text, match.start()))
 
 
 def join_names(spans: list[Span], text: str) -> list[Span]:
@@ -213,16 +306,13 @@ def join_names(spans: list[Span], text: str) -> list[Span]:
     for span in sorted(spans):
         if (
             joined
-            and _GAP.fullmatch(text[joined[-1].stop : span.start]) is not None
+            and GAP.fullmatch(text[joined[-1].stop : span.start]) is not None
             and span.start >= joined[-1].stop
         ) or (joined and span.start < joined[-1].stop):
             joined[-1] = Span(joined[-1].start, max(joined[-1].stop, span.stop), Kind.PERSON)
         else:
             joined.append(span)
     return joined
-
-
-_GAP = re.compile(r"(?:[ \t]{0,3}|[ \t]?-[ \t]?)(?:[А-ЯЁ]\.[ \t]?){0,2}")
 
 
 def _model_folder() -> Path:
@@ -241,22 +331,16 @@ def _name_share_needed(token: _Token) -> float:
 
 def _words(text: str) -> Iterator[tuple[int, int, str, bool]]:
     """Start, stop, text of every Cyrillic word and whether it opens a sentence."""
-    for match in _WORD.finditer(text):
-        before = text[max(0, match.start() - 4) : match.start()]
-        yield (
-            match.start(),
-            match.end(),
-            match.group(),
-            match.start() == 0 or _SENTENCE_END.search(before) is not None,
-        )
+    for match in WORD.finditer(text):
+        yield match.start(), match.end(), match.group(), _is_at_start(text, match.start())
+
+
+def _is_at_start(text: str, position: int) -> bool:
+    return position == 0 or _SENTENCE_END.search(text[max(0, position - 4) : position]) is not None
 
 
 def _inside(word: tuple[int, int, str, bool], spans: list[tuple[int, int]]) -> bool:
     return any(start <= word[0] and word[1] <= stop for start, stop in spans)
-
-
-def _has_role_before(text: str, position: int) -> bool:
-    return _ROLE.search(text[max(0, position - _ROLE_REACH) : position]) is not None
 
 
 def _without_shouting(text: str) -> tuple[str, list[tuple[int, int]]]:
@@ -272,7 +356,7 @@ def _without_shouting(text: str) -> tuple[str, list[tuple[int, int]]]:
         letters = [sign for sign in line if sign.isalpha()]
         if letters and sum(sign.isupper() for sign in letters) / len(letters) > _CAPITALS_SHARE:
             shouted.append((position, position + len(line)))
-            lines.append(_WORD.sub(_title_case, line))
+            lines.append(WORD.sub(_title_case, line))
         else:
             lines.append(line)
         position += len(line)

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from narrowcast_gateway.preprocessing.deidentification.harvest import HarvestedNames, harvest
-from narrowcast_gateway.preprocessing.deidentification.lexicon import Lexicon
+from narrowcast_gateway.preprocessing.deidentification.lexicon import Lexicon, in_one_script
 from narrowcast_gateway.preprocessing.deidentification.names import NameFinder, join_names
 from narrowcast_gateway.preprocessing.deidentification.patterns import find_by_pattern
 from narrowcast_gateway.preprocessing.deidentification.placeholders import PLACEHOLDERS, Kind, Span
@@ -24,6 +24,7 @@ class Deidentifier:
 
     def find(self, text: str, names: HarvestedNames | None = None) -> list[Span]:
         """Spans to remove, in order, not overlapping."""
+        text = in_one_script(text)
         persons = self._finder.find(text)
         if names is not None:
             persons = join_names([*persons, *names.find(text)], text)

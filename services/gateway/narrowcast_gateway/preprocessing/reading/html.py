@@ -13,7 +13,8 @@ _LINE_ELEMENTS = frozenset(
     {"p", "div", "tr", "li", "h1", "h2", "h3", "h4", "h5", "h6", "table", "br", "body"}
 )
 _CELL_ELEMENTS = frozenset({"td", "th"})
-_SKIPPED = frozenset({"head", "script", "style", "noscript", "iframe", "object", "title"})
+# Word writes what is deleted under change tracking as <del>.
+_SKIPPED = frozenset({"head", "script", "style", "noscript", "iframe", "object", "title", "del"})
 _CHARSET = re.compile(rb"charset\s*=\s*[\"']?\s*([\w-]+)", re.I)
 
 

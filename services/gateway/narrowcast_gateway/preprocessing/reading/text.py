@@ -1,6 +1,7 @@
 """What a reader hands on: lines of text, and tests of whether a text is really text."""
 
 import re
+import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -10,6 +11,9 @@ _UNWANTED = re.compile(
     r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u200b-\u200f\u202a-\u202e\u2060\ufeff\ufff0-\uffff\ue000-\uf8ff]"
 )
 _SPACES = re.compile(r"[ \u00a0\u2000-\u200a\u202f\u205f\u3000]+")
+# Signs that look like others would hide a name or a date: hyphens that do not break, one dot of a leader,
+# a stress mark.
+_LOOKALIKES = {0x2010: "-", 0x2011: "-", 0x2012: "-", 0x2024: ".", 0x0301: ""}
 _TABS = re.compile(r" *\t[ \t]*")
 
 _CYRILLIC = re.compile(r"[А-Яа-яЁё]")
@@ -38,9 +42,13 @@ class DocumentText:
 
 
 def clean_lines(raw: Iterable[str]) -> tuple[str, ...]:
-    """Drop controls and layout signs, squeeze blanks, split at line breaks, drop empty lines."""
+    """Drop controls and layout signs, squeeze blanks, split at line breaks, drop empty lines.
+
+    A letter becomes one sign: «й» may come as two.
+    """
     lines = []
-    for text in raw:
+    for part in raw:
+        text = unicodedata.normalize("NFC", part).translate(_LOOKALIKES)
         for line in re.split(r"[\n\r\v\f\u2028\u2029]", text):
             cleaned = _TABS.sub("\t", _SPACES.sub(" ", _UNWANTED.sub("", line))).strip(" \t")
             if cleaned:

@@ -1,0 +1,48 @@
+"""What the words before a capitalised word say about it: a person's name, an eponym, nothing."""
+
+import re
+
+# Words before which a capitalised word is a person.
+_ROLE = re.compile(
+    r"\b(?:врач\w*(?:[-–\s]+[а-яё]+лог\w*)?|доктор\w*|рентгенолог\w*|д-р\w*|пациент\w*|больн(?:ой|ая|ого|ому|ым|ую)|проф(?:ессор\w*|\.)|лаборант\w*|медсестр\w*|фельдшер\w*|гр(?:\.|аждан\w+)|ф\.?\s?и\.?\s?о\.?|фамилия|имя|отчество|исполнител\w*|выполнил\w*|провел\w*|провёл|описал\w*|подпис\w*|зав(?:едующ\w*|\.)(?:\s+отделени\w+)?|матер[ьи]|отец|мать|муж|жен[аы]|сын\w{0,2}|дочь|дочери|реб[её]н(?:ок|ка|ку)|мальчик\w*|девочк\w*|новорожд\w+|г-жа|г-н|по\s+(?:имени|фамилии)|коллег\w*|ординатор\w*|ассистент\w*|оператор\w*|зав\.?\s*отд\.|к\.\s?м\.\s?н\.|д\.\s?м\.\s?н\.|patient|dr\b\.?|mrs?\b\.?"
+    r"|\b[а-яё]+(?:олог|хирург|терапевт|ортопед|педиатр)(?:а|у|ом)?|\b(?:хирург|терапевт|ортопед|педиатр)(?:а|у|ом)?)"
+    r"(?:\s+(?:высшей|первой|второй)?\s*категории|,?\s*[кд]\.\s?м\.\s?н\.)?\s*[:\t—–-]?\s*[(«_]*\s*$",
+    re.IGNORECASE,
+)
+# Words after which stands the name of whoever described a thing, not of whoever has it.
+_EPONYM_BEFORE = re.compile(
+    r"\b(?:по\s+(?:классификаци\w+|шкал\w+|методик\w+|критери\w+)|лини[яеюий]\w{0,2}|болезн\w+|синдром\w*|симптом\w*|кист\w{1,3}|уз(?:ел|л\w{1,3})|грыж\w{1,3}|связк\w{1,3}|перелом\w*|классификаци\w+|степен\w+|индекс\w*|уг(?:ол|л\w{1,2})|проб\w{1,2}|тест\w{0,2}|пространств\w*|пальц\w+|треугольник\w*|канал\w{0,3}|точк\w{1,3}|шкал\w+|деформаци\w+|аномали\w+|мальформаци\w+|дивертикул\w*|борозд\w*|щел\w{1,3}|водопровод\w*|отверсти\w+|бугор(?:ок|к)\w*|петл\w+|повреждени\w+|переломо-?вывих\w*|кольц\w+|окн\w+|карман\w*|тельц\w+|опухол\w+|саркома|лимфом\w+)\s*(?:[IVX\d]+\s+)?[«(]?$",
+    re.IGNORECASE,
+)
+# Likewise, but of people as well («протез Ивановой»): protects no name of a Russian form.
+_EPONYM_OR_OWNER_BEFORE = re.compile(
+    r"\b(?:по|операци\w+|анастомоз\w*|протез\w*|сетк\w+|дренаж\w*|зонд\w*|катетер\w*|баллон\w*|фильтр\w*|штифт\w*|спиц\w+|винт\w*|аппарат\w*|шунт\w*|артери\w+|зон[аыеу]|фасци\w+|рак\w{0,2}|язв\w+|проток\w*|синус\w*|пуч(?:ок|к)\w*|клапан\w*|капсул\w+|желез\w+|хрящ\w*|тракт\w*|ячейк\w+|ямк\w+|извилин\w+|дуг\w+|заслонк\w+|зоб\w{0,2}|хоре\w|склероз\w*|сустав\w*|стоп[аыеу]|критери\w+|паралич\w*|контрактур\w+|тетрад\w+|феномен\w*|при[её]м\w*|мышц\w+|пирамид\w+|вен[аыеу]?)\s+[«(]?$",
+    re.IGNORECASE,
+)
+_REACH = 60
+
+
+def has_role_before(text: str, position: int) -> bool:
+    """Whether whoever is named at ``position`` is said to be a person: «врач», «пациент»."""
+    return _ROLE.search(_before(text, position)) is not None
+
+
+def is_role(word: str) -> bool:
+    """Whether ``word`` itself is such a word."""
+    return _ROLE.search(word) is not None
+
+
+def has_eponym_before(text: str, position: int, *, russian_form: bool) -> bool:
+    """Whether the word at ``position`` names a thing: «киста Бейкера», «протез Цвеймюллера».
+
+    Args:
+        russian_form: it ends as Russian surnames do.
+    """
+    before = _before(text, position)
+    if _EPONYM_BEFORE.search(before):
+        return True
+    return not russian_form and _EPONYM_OR_OWNER_BEFORE.search(before) is not None
+
+
+def _before(text: str, position: int) -> str:
+    return text[max(0, position - _REACH) : position]
