@@ -18,7 +18,8 @@ _log = logs.get(__name__)
 BODY_END: Final = "narrowcast.body_end"
 _END_BYTES: Final = 1024
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
-_REQUEST_ID = re.compile(r"^[0-9a-fA-F-]{8,64}\Z")
+_HEX = "[0-9a-fA-F]"
+_REQUEST_ID = re.compile(rf"^(?:{_HEX}{{32}}|{_HEX}{{8}}(?:-{_HEX}{{4}}){{3}}-{_HEX}{{12}})\Z")
 
 
 def method_of(scope: Scope) -> str:
@@ -51,7 +52,8 @@ class RequestContext:
             await self._app(scope, receive, send)
             return
         offered = Headers(scope=scope).get("x-request-id", "")
-        # A caller's id is taken over only if it cannot carry text: a UUID or other hex digits.
+        # A caller's id is taken over only if it can be no text and no number of a patient's papers, which
+        # are shorter: a UUID, with or without hyphens.
         request_id = offered if _REQUEST_ID.match(offered) else secrets.token_hex(8)
         status = 500
         answered = False

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from narrowcast import ids
 from narrowcast.training import LINEAR_KINDS, Hyperparameters, TrainingSpec
 from narrowcast_gateway.settings import ServersSettings
 
@@ -36,6 +37,12 @@ def test_a_job_is_queued_in_openais_shape(gateway: Any, file_id: str) -> None:
     cancelled = gateway.http.post(f"/v1/fine_tuning/jobs/{job['id']}/cancel").json()
     assert cancelled["status"] == "cancelled"
     assert gateway.http.post(f"/v1/fine_tuning/jobs/{job['id']}/cancel").status_code == 409
+
+
+def test_the_longest_suffix_makes_an_adapter_that_can_be_asked_for(gateway: Any, file_id: str) -> None:
+    body = {"model": BASE, "training_file": file_id, "suffix": "a" * 40}
+    job_id = gateway.http.post("/v1/fine_tuning/jobs", json=body).json()["id"]
+    assert ids.ADAPTER_ID.match(gateway.services.connections.jobs.get(job_id).spec["adapter_id"])
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,8 @@ pytest.importorskip("vllm")
 
 from narrowcast.adapters import ADAPTER_WEIGHTS, adapter_prefix
 from narrowcast.storage import Bucket
+from narrowcast_gateway.adapters.service import ModelTarget
+from narrowcast_gateway.generation.client import InferenceClient
 
 from .conftest import Publish, RunVllm
 
@@ -170,6 +172,24 @@ def test_an_adapter_is_fetched_ahead_of_its_first_request(server: Server, publis
 
 def test_a_prompt_that_is_too_long_is_refused(server: Server) -> None:
     assert server.ask(BASE, prompt="слово " * 3000).status_code == 400
+
+
+async def test_a_tenant_cannot_tell_what_another_has_asked_the_base(server: Server) -> None:
+    """A prompt that is in vLLM's cache is answered sooner."""
+
+    def hits() -> float:
+        return sum(n for name, n in server.metrics().items() if "prefix_cache_hits_total" in name)
+
+    found = []
+    message = {"role": "user", "content": "Синдром Тестомирова, дважды описанный. " * 20}
+    async with httpx.AsyncClient(timeout=120) as http:
+        for tenant in ("ward", "other", "ward"):
+            before = hits()
+            target = ModelTarget(name=BASE, served_as=BASE, url=server.url, adapter=None, tenant=tenant)
+            body = {"model": BASE, "messages": [message], "max_tokens": 1}
+            await InferenceClient(http).complete(target, body)
+            found.append(hits() > before)
+    assert found == [False, False, True]
 
 
 def test_our_metrics_and_the_dashboard_s_are_in_vllms_own(server: Server, publish_adapter: Publish) -> None:

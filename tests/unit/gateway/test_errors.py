@@ -22,7 +22,7 @@ from narrowcast_gateway.settings import GatewaySettings, UploadSettings
 
 NAME = "Тестомиров"
 KEY = "datasets/clinic/dataset-0/train.jsonl"
-REQUEST_ID = "0123456789abcdef"
+REQUEST_ID = "0123456789abcdef" * 2
 JSON = {"Content-Type": "application/json"}
 _LIMIT = 300_000
 
@@ -116,6 +116,16 @@ async def test_what_nobody_foresaw_is_answered_and_logged_under_the_requests_id(
         ("request", REQUEST_ID),
     ]
     assert logged[1]["status"] == 500
+
+
+@pytest.mark.parametrize("offered", ["112-233-445-95", "1122334455667788", "85031230012", "0" * 33])
+async def test_a_number_of_a_patients_papers_becomes_no_request_id(
+    client: httpx.AsyncClient, offered: str
+) -> None:
+    with capture_logs([merge_contextvars]) as logged:
+        response = await client.get("/unforeseen", headers={"X-Request-ID": offered})
+    assert response.headers["X-Request-ID"] != offered
+    assert offered not in str(logged)
 
 
 async def test_what_breaks_a_begun_answer_is_logged_and_breaks_the_connection(

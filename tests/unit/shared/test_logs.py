@@ -45,6 +45,15 @@ def test_a_traceback_has_no_text_of_the_data(configured: bool) -> None:
     assert PATIENT not in done.stdout + done.stderr
 
 
+def test_a_process_that_crashes_leaves_no_picture_of_its_memory() -> None:
+    script = (
+        'from narrowcast import logs; logs.configure("unit");'
+        "import resource; print(resource.getrlimit(resource.RLIMIT_CORE))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "(0, 0)"
+
+
 def test_our_own_errors_keep_their_message() -> None:
     try:
         raise InvalidInput("row 3 is empty", code="empty_output")

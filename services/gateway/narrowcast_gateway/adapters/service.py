@@ -26,6 +26,8 @@ class ModelTarget:
     url: str
     adapter: AdapterManifest | None
     """None for a base model."""
+    tenant: str
+    """Who asks."""
 
 
 class Adapters:
@@ -153,7 +155,9 @@ class Adapters:
             NotFound: neither a base model nor an adapter of the tenant, or its base is not served.
         """
         if model in self._bases:
-            return ModelTarget(name=model, served_as=model, url=str(self._bases[model]), adapter=None)
+            return ModelTarget(
+                name=model, served_as=model, url=str(self._bases[model]), adapter=None, tenant=tenant
+            )
         manifest = self.get(tenant, model)
         url = self._bases.get(manifest.base.name)
         if url is None:
@@ -162,7 +166,8 @@ class Adapters:
                 code="base_model_not_served",
                 param="model",
             )
-        return ModelTarget(name=model, served_as=serving_name(tenant, model), url=str(url), adapter=manifest)
+        served_as = serving_name(tenant, model)
+        return ModelTarget(name=model, served_as=served_as, url=str(url), adapter=manifest, tenant=tenant)
 
 
 def _no_model(model: str, param: str = "model") -> NotFound:

@@ -53,7 +53,7 @@ class InferenceClient:
             Unavailable: the server does not answer, or could not load the adapter.
         """
         try:
-            response = await self._http.post(_chat_url(target), json=body)
+            response = await self._http.post(_chat_url(target), json=body | _apart(target))
         except httpx.HTTPError as error:
             raise _unreachable(target) from error
         if response.is_error:
@@ -88,7 +88,7 @@ class InferenceClient:
             InvalidInput, Unavailable: as :meth:`complete`, before the first chunk.
         """
         try:
-            async with self._http.stream("POST", _chat_url(target), json=body) as response:
+            async with self._http.stream("POST", _chat_url(target), json=body | _apart(target)) as response:
                 if response.is_error:
                     text = (await response.aread()).decode(errors="replace")
                     raise _failure(target, response.status_code, text, body, _adapter_fault(response))
@@ -119,6 +119,15 @@ async def _chunks(
             yield chunk | {"model": target.name}
     except httpx.HTTPError as error:
         raise _unreachable(target) from error
+
+
+def _apart(target: ModelTarget) -> dict[str, str]:
+    """Return what keeps tenants apart in vLLM's cache of prompts.
+
+    They share a base: how soon the first word comes would tell one whether another has asked the same. No
+    request can say it by itself, so a tenant's name does, though anybody may know it.
+    """
+    return {"cache_salt": target.tenant}
 
 
 def _chat_url(target: ModelTarget) -> str:

@@ -66,7 +66,7 @@ class Training:
             base_model=base_model,
             dataset=training_file,
             validation_dataset=validation_file,
-            adapter_id=ids.new_id(suffix or base_model),
+            adapter_id=ids.new_id(ids.beginning(suffix or base_model)),
             hyperparameters=checked,
             served_fingerprints=served.fingerprints,
         )
