@@ -93,7 +93,6 @@ class AdapterCache:
         self._forget = forget
         self._handed_out: set[Path] = set()
         self._guard = threading.Lock()
-        self._making_room = threading.Lock()
 
     def folder_of(self, tenant: str, adapter_id: str) -> Path:
         """Return where the adapter lies, or will lie."""
@@ -132,7 +131,7 @@ class AdapterCache:
             published: see :func:`.cleaning.claim_and_clean`.
         """
         if deleted := deleted_among(least_recently_used(self._folder), published):
-            with self._making_room, sole_user(self._folder) as alone:
+            with sole_user(self._folder) as alone:
                 for adapter in deleted if alone else []:
                     self._evict(adapter, "deleted")
 
@@ -182,14 +181,13 @@ class AdapterCache:
 
     def _make_room(self, size: int) -> None:
         """Remove adapters that nobody uses until ``size`` more bytes fit, or none is left."""
-        with self._making_room:
-            if self._missing(size) <= 0:
-                return
-            with sole_user(self._folder) as alone:
-                for adapter in least_recently_used(self._folder) if alone else []:
-                    if self._missing(size) <= 0:
-                        return
-                    self._evict(adapter, "full")
+        if self._missing(size) <= 0:
+            return
+        with sole_user(self._folder) as alone:
+            for adapter in least_recently_used(self._folder) if alone else []:
+                if self._missing(size) <= 0:
+                    return
+                self._evict(adapter, "full")
 
     def _missing(self, size: int) -> int:
         used = sum(map(size_on_disk, (self._folder / ADAPTERS_FOLDER).glob("*/*")))

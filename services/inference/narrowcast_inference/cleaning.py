@@ -10,7 +10,7 @@ import fcntl
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -46,16 +46,15 @@ def claim_and_clean(folder: Path, max_bytes: int, published: Published) -> int:
             at all, none is taken for deleted: the copies here may be the last.
 
     Returns:
-        The descriptor that holds the claim. It is inheritable: it survives an exec.
+        The descriptor that holds the claim.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    _claims[folder] = descriptor = os.open(folder / _IN_USE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    _claims[folder] = descriptor = os.open(folder / _IN_USE, os.O_RDWR | os.O_CREAT, 0o600)
     with sole_user(folder) as alone:
         if alone:
             _clean(folder, max_bytes, published)
         else:
             log.info("adapter cache in use by another process, not cleaned")
-    os.set_inheritable(descriptor, True)
     return descriptor
 
 
@@ -63,7 +62,7 @@ def claim_and_clean(folder: Path, max_bytes: int, published: Published) -> int:
 def sole_user(folder: Path) -> Iterator[bool]:
     """Keep other processes from starting to use the cache; says whether none does already.
 
-    False too for a process that has not claimed the cache.
+    One thread at a time. False too for a process that has not claimed the cache.
     """
     descriptor = _claims.get(folder)
     if descriptor is None:
@@ -84,13 +83,21 @@ def sole_user(folder: Path) -> Iterator[bool]:
 
 def least_recently_used(folder: Path) -> list[Path]:
     """Return the adapters in the cache, the one to go first at the front; no leftovers."""
-    adapters = (folder / ADAPTERS_FOLDER).glob("*/[!.]*")
-    return sorted(filter(Path.is_dir, adapters), key=lambda path: path.stat().st_mtime)
+    used = []
+    for adapter in filter(Path.is_dir, (folder / ADAPTERS_FOLDER).glob("*/[!.]*")):
+        with suppress(FileNotFoundError):  # another thread removes it
+            used.append((adapter.stat().st_mtime, adapter))
+    return [adapter for _, adapter in sorted(used)]
 
 
 def size_on_disk(adapter: Path) -> int:
-    """Return the bytes of the files in an adapter's folder, which may be under way."""
-    return sum(file.stat().st_size for file in adapter.rglob("*") if file.is_file())
+    """Return the bytes of the files in an adapter's folder, which may be under way, or gone by now."""
+    total = 0
+    for folder, _, names in os.walk(adapter):
+        for name in names:
+            with suppress(FileNotFoundError):
+                total += Path(folder, name).stat().st_size
+    return total
 
 
 def remove(adapter: Path, reason: str) -> None:

@@ -42,6 +42,8 @@ class AdapterStatusMiddleware:
 
     def __init__(self, app: App) -> None:
         self._app = app
+        # It also looks for adapters that were deleted, which is not to wait for the first request.
+        service_from_environment()
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """Answer what is ours, pass the rest on."""

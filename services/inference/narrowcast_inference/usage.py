@@ -7,7 +7,6 @@ for it. Only what it has forgotten may go from the disk, hence :meth:`AdapterUsa
 import asyncio
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import TimeoutError as TookTooLong
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -61,7 +60,7 @@ class AdapterUsage:
         forgetting = asyncio.run_coroutine_threadsafe(self._forget(name), self._loop)
         try:
             return forgetting.result(_FORGET_TIMEOUT_S)
-        except (TookTooLong, Exception) as error:
+        except Exception as error:
             forgetting.cancel()
             log.warning("vLLM cannot forget an adapter", adapter=name, exc_info=error)
             return False

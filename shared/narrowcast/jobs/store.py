@@ -128,7 +128,7 @@ class JobStore(JobReader):
 
         Raises:
             Conflict: somebody else has it, or it has ended.
-            NotFound: no such live job.
+            NotFound: no such job.
         """
         return self._change(job_id, lambda job: job.claimed(owner, time.time(), self._settings.lease_s))
 

@@ -3,8 +3,10 @@
 import io
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from minio import Minio
 
 from narrowcast.connections import Connections, connect
 from narrowcast.errors import NotFound, Unavailable
@@ -59,6 +61,25 @@ def test_a_large_object_goes_in_parts_and_comes_in_chunks(bucket: Bucket, tenant
     assert max(map(len, chunks)) <= MIB
     assert b"".join(chunks) == data
     assert list(bucket.keys(f"{tenant}/")) == [f"{tenant}/large"], "no part is left to be seen"
+
+
+def test_what_is_in_memory_is_written_in_one_request(
+    bucket: Bucket, tenant: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Parts that are never put together, since the writer died, stay where no listing shows them."""
+    begun: list[str] = []
+    begin = Minio._create_multipart_upload
+
+    def noted(client: Minio, name: str, key: str, headers: Any) -> str:
+        begun.append(key)
+        return begin(client, name, key, headers)
+
+    monkeypatch.setattr(Minio, "_create_multipart_upload", noted)
+    bucket.put(f"{tenant}/whole", b"x" * 40 * MIB)
+    assert begun == []
+    assert len(bucket.get(f"{tenant}/whole")) == 40 * MIB
+    bucket.put_stream(f"{tenant}/stream", io.BytesIO(b"x" * 40 * MIB), 40 * MIB)
+    assert begun == [f"{tenant}/stream"]
 
 
 def test_an_upload_that_breaks_leaves_what_was_there(bucket: Bucket, tenant: str) -> None:

@@ -1,12 +1,14 @@
 import os
+import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
 from narrowcast.errors import NotFound, Unavailable
-from narrowcast_inference.cleaning import claim_and_clean
+from narrowcast_inference.cleaning import claim_and_clean, least_recently_used, size_on_disk
 
 
 def adapter(cache: Path, name: str, size: int, used_at: float) -> Path:
@@ -37,16 +39,16 @@ def test_leftovers_of_a_killed_download_go(tmp_path: Path) -> None:
 
 def test_nothing_goes_while_another_process_uses_the_cache(tmp_path: Path) -> None:
     kept = adapter(tmp_path, "one", 100, 1)
-    # The claim must outlive an exec, as a launcher may replace itself by vLLM.
     holder = subprocess.Popen(
         [
             sys.executable,
             "-c",
-            "import os, sys; from pathlib import Path;"
+            "import sys; from pathlib import Path;"
             "from narrowcast_inference.cleaning import claim_and_clean;"
             f"claim_and_clean(Path({str(tmp_path)!r}), 10**9, set);"
-            "os.execv('/bin/sh', ['sh', '-c', 'echo ready; exec sleep 60'])",
+            "print('ready', flush=True); sys.stdin.read()",
         ],
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     )
     try:
@@ -83,3 +85,24 @@ def test_an_object_store_that_is_away_or_empty_takes_none_with_it(
 
     os.close(claim_and_clean(tmp_path, 10**9, nothing))
     assert kept.exists()
+
+
+def test_what_comes_and_goes_while_it_is_counted_is_no_fault(tmp_path: Path) -> None:
+    """Of two adapters that are fetched at a time the one that makes room sees the other's folder renamed."""
+    kept = adapter(tmp_path, "kept", 1, 1)
+    over = threading.Event()
+
+    def fetch_and_remove() -> None:
+        while not over.is_set():
+            adapter(tmp_path, ".new.12.partial", 1, 2).rename(kept.with_name("new"))
+            shutil.rmtree(kept.with_name("new"))
+
+    other = threading.Thread(target=fetch_and_remove)
+    other.start()
+    try:
+        for _ in range(2000):
+            assert {kept} <= set(least_recently_used(tmp_path)) <= {kept, kept.with_name("new")}
+            assert sum(map(size_on_disk, kept.parent.iterdir())) >= 1
+    finally:
+        over.set()
+        other.join()

@@ -72,6 +72,14 @@ def usage() -> AdapterUsage:
     return AdapterUsage()
 
 
+def test_deleted_adapters_are_looked_for_from_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not from the first request on: a server that nobody asks has them on its disk as well."""
+    made: list[None] = []
+    monkeypatch.setattr(status, "service_from_environment", lambda: made.append(None))
+    AdapterStatusMiddleware(vllm_app)
+    assert made
+
+
 @pytest.fixture(autouse=True)
 def cache(usage: AdapterUsage, monkeypatch: pytest.MonkeyPatch) -> Cache:
     cache = Cache()

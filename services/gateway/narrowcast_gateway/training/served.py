@@ -31,7 +31,7 @@ def ask_served(url: str) -> Served:
     trainer then trains unchecked, as the server itself checks every adapter before it serves it.
     """
     try:
-        answer = httpx.get(f"{url.rstrip('/')}/narrowcast/health", timeout=_TIMEOUT_S)
+        answer = httpx.get(f"{url.rstrip('/')}/narrowcast/health", timeout=_TIMEOUT_S, trust_env=False)
         health = answer.raise_for_status().json()
         fingerprints = tuple(str(one) for one in health["accepted_fingerprints"])
         length = health.get("max_model_len")
