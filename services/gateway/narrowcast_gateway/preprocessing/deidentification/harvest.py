@@ -14,6 +14,7 @@ from narrowcast_gateway.preprocessing.deidentification.lexicon import (
     normal,
     stem,
 )
+from narrowcast_gateway.preprocessing.deidentification.name_forms import initials_before, rest_of_name
 from narrowcast_gateway.preprocessing.deidentification.names import NameFinder
 from narrowcast_gateway.preprocessing.deidentification.placeholders import Kind, Span
 
@@ -26,60 +27,15 @@ _LABEL = re.compile(
 # Words beside a label's name that are not part of it.
 _NOT_NAMES = frozenset(
     [
-        "дата",
-        "рождения",
-        "возраст",
-        "пол",
-        "год",
-        "лет",
-        "отделение",
-        "отделения",
-        "врач",
-        "врача",
-        "пациент",
-        "пациента",
-        "рентгенолог",
-        "категории",
-        "высшей",
-        "первой",
-        "второй",
-        "подпись",
-        "адрес",
-        "телефон",
-        "карта",
-        "номер",
-        "мужской",
-        "женский",
-        "муж",
-        "жен",
-        "г",
-        "р",
-        "лучевой",
-        "диагностики",
-        "кабинет",
-        "томографии",
-        "магнитно",
-        "резонансной",
-        "направление",
-        "направлен",
-        "исследование",
-        "исследования",
-        "клиника",
-        "больница",
-        "поликлиника",
-        "центр",
-        "зав",
-        "отделением",
-        "узи",
-        "функциональной",
-        "невролог",
-        "травматолог",
-        "ортопед",
-        "хирург",
-        "терапевт",
-        "нейрохирург",
+        "дата", "рождения", "возраст", "пол", "год", "лет", "отделение", "отделения", "врач", "врача",
+        "пациент", "пациента", "рентгенолог", "категории", "высшей", "первой", "второй", "подпись",
+        "адрес", "телефон", "карта", "номер", "мужской", "женский", "муж", "жен", "г", "р", "лучевой",
+        "диагностики", "кабинет", "томографии", "магнитно", "резонансной", "направление", "направлен",
+        "исследование", "исследования", "клиника", "больница", "поликлиника", "центр", "зав",
+        "отделением", "узи", "функциональной", "невролог", "травматолог", "ортопед", "хирург",
+        "терапевт", "нейрохирург",
     ]
-)
+)  # fmt: skip
 # «Жук» declines like any noun; «Ли» does not, and two letters begin too many words.
 _SHORTEST_DECLINED = 3
 # Of a small word's readings those that are names: «иванова», which may be «Ivan's» too.
@@ -92,11 +48,12 @@ class HarvestedNames:
     """Names of one document's people, matched in any case form."""
 
     def __init__(self, words: Iterable[str], lexicon: Lexicon) -> None:
+        self.words = frozenset(words)
         self._lexicon = lexicon
         self._forms: set[str] = set()
         self._lemmas: set[str] = set()
         self._stems: set[str] = set()
-        for word in words:
+        for word in self.words:
             lower = normal(word)
             self._forms.add(lower)
             if len(lower) >= _SHORTEST_DECLINED:
@@ -107,7 +64,11 @@ class HarvestedNames:
     def find(self, text: str) -> list[Span]:
         """Spans of every form of the names in ``text``."""
         return [
-            Span(match.start(), match.end(), Kind.PERSON)
+            Span(
+                match.start() - initials_before(text, match.start()),
+                match.end() + rest_of_name(text, match.end()),
+                Kind.PERSON,
+            )
             for match in _WORD.finditer(text)
             if self._matches(match.group())
         ]
@@ -137,18 +98,20 @@ class HarvestedNames:
 
 def harvest(lines: Iterable[str], finder: NameFinder, lexicon: Lexicon) -> HarvestedNames:
     """Collect the names in the lines outside the sections."""
-    words: set[str] = set()
     lines = [in_one_script(line) for line in lines]
     # One call for all lines; the empty lines between keep them apart.
     whole = "\n\n".join(lines)
-    for span in finder.find(whole):
-        words.update(
-            word for word in _WORD.findall(whole[span.start : span.stop]) if _may_be_name(word, lexicon)
-        )
+    words = names_among(finder.find(whole), whole, lexicon)
     for line in lines:
         for match in _LABEL.finditer(line):
             words.update(word for word in _WORD.findall(match.group("name")) if _may_be_name(word, lexicon))
     return HarvestedNames(words, lexicon)
+
+
+def names_among(spans: Iterable[Span], text: str, lexicon: Lexicon) -> set[str]:
+    """The words in ``spans`` of ``text`` that tell a person: no «врач», no initials."""
+    words = (word for span in spans for word in _WORD.findall(text[span.start : span.stop]))
+    return {word for word in words if _may_be_name(word, lexicon)}
 
 
 def _may_be_name(word: str, lexicon: Lexicon) -> bool:

@@ -21,7 +21,9 @@ LETTERS = CAPITALS + SMALL_LETTERS
 _FOREIGN_LETTER = re.compile(r"[єўґғҗқңҫүұһәөҳҷӣӯ]", re.IGNORECASE)
 
 # A Latin letter inside a Cyrillic word hides a name: «Ceменов».
-_MIXED_WORD = re.compile(r"(?=[A-Za-z]*[А-Яа-яЁё])(?=[А-Яа-яЁё]*[A-Za-z])[A-Za-zА-Яа-яЁё]{4,}")
+_MIXED_WORD = re.compile(
+    r"(?<![A-Za-zА-Яа-яЁё])(?=[A-Za-z]*[А-Яа-яЁё])(?=[А-Яа-яЁё]*[A-Za-z])[A-Za-zА-Яа-яЁё]{4,}"
+)
 _LOOKALIKES = str.maketrans("ABCEHKMOPTXYaceopxy", "АВСЕНКМОРТХУасеорху")
 
 _PREDICATES = frozenset(["ADJS", "PRTS", "VERB", "INFN", "GRND", "ADVB", "PRED"])
@@ -38,13 +40,19 @@ _SURNAME = re.compile(
 )
 # Endings of learned words, which the dictionary of a general corpus mostly lacks.
 _LEARNED = re.compile(
-    r"(?:ци[яиюей]+|зи[яиюей]+|фи[яиюей]+|пати[яиюей]+|мегали[яиюей]+|рони[яиюей]+|еми[яиюей]+|оми[яиюей]+|плази[яиюей]+|оз(?:а|у|ом|е|ы)?|ит(?:а|у|ом|е|ы)?|ом(?:а|ы|е|у|ой)|ост(?:ь|и|ью)|[ае]ни(?:е|я|ю|ем|и)"
+    r"(?:целе|ци[яиюей]+|зи[яиюей]+|фи[яиюей]+|пати[яиюей]+|мегали[яиюей]+|рони[яиюей]+|еми[яиюей]+|оми[яиюей]+|плази[яиюей]+|оз(?:а|у|ом|е|ы)?|ит(?:а|у|ом|е|ы)?|ом(?:а|ы|е|у|ой)|ост(?:ь|и|ью)|[ае]ни(?:е|я|ю|ем|и)"
     r"|(?:альн|арн|лярн|ическ|озн|орн|енн|анн|ионн|яющ|ующ|ённ|ивн|ильн|ельн)(?:ый|ая|ое|ые|ого|ой|ому|ым|ых|ую|ом|ий|их|ими|ыми)|(?:льно|рно|ески|идно|озно)|мие?ли[яиюей]+|граф\w+|лог(?:а|у|ом|и|ов|ам)?|скоп\w+|томи\w+|метр\w*)$",
+    re.IGNORECASE,
+)
+# And beginnings («долихосигма»); some surnames begin so too.
+_LEARNED_BEGINNING = re.compile(
+    r"(?:ангио|артро|бронхо|вентрикуло|гастро|гепато|гидро|гипер|гипо|долихо|кардио|лимфо|мега|микро|макро|миело|нейро|нефро|остео|пиело|пневмо|псевдо|пери|ретро|спондило|супра|транс|хондро|холе|цисто|энтеро|эндо)",
     re.IGNORECASE,
 )
 _ENDING = re.compile(
     r"(?:ами|ями|ого|его|ому|ему|ыми|ими|ою|ею|ой|ей|ый|ий|ая|яя|ую|юю|ом|ем|ым|им|ых|их|ов|ев|ах|ях|а|я|о|е|ы|и|у|ю|ь|й)$"
 )
+_ENDING_OF_ADJECTIVE = re.compile(r"(?<=[оеё]в)(?:а|о|у|ы|ой|ом|ым|ых|ому|ыми)$")
 _SHORTEST_STEM = 3
 _VOCABULARY_CACHE = 50_000
 _EPONYMS_HEADING = "# Eponyms"
@@ -125,18 +133,31 @@ class Lexicon:
         return facts.patronymic or facts.first_name or self.has_surname_ending(word)
 
     def is_medical(self, word: str) -> bool:
-        """Whether ``word`` in any form is in the list of medical terms and eponyms."""
+        """Whether ``word``, or all its parts, in any form is in the list of medical terms and eponyms."""
         lower = normal(word)
-        return lower in self._terms or (len(lower) > _SHORTEST_STEM and stem(lower) in self._term_stems)
+        if lower in self._terms or (len(lower) > _SHORTEST_STEM and stem(lower) in self._term_stems):
+            return True
+        # «Арнольда-Киари»
+        parts = lower.split("-")
+        return len(parts) > 1 and all(map(self.is_medical, parts))
+
+    def is_listed(self, word: str) -> bool:
+        """Whether ``word`` stands in that list in this very form, or is made of words in it."""
+        if normal(word) in self._terms or ("-" in word and self.is_medical(word)):
+            return True
+        # «Сильвиеву щель» of «Сильвиев»: an adjective.
+        return _ENDING_OF_ADJECTIVE.sub("", normal(word)) in self._terms
 
     def is_eponym(self, word: str) -> bool:
         """Whether ``word`` in any form is a name that medicine uses; people are called so too."""
-        return stem(word) in self._eponym_stems
+        return any(stem(part) in self._eponym_stems for part in (word, *word.split("-")))
 
     def is_learned(self, word: str) -> bool:
-        """Whether an unknown ``word`` ends like a medical term or an adverb, not like a name."""
-        facts = self.look_up(word.lower())
-        return not facts.known and bool(_LEARNED.search(word))
+        """Whether an unknown ``word`` is made like a medical term or an adverb, not like a name."""
+        if self.look_up(word.lower()).known:
+            return False
+        begins_so = _LEARNED_BEGINNING.match(word) is not None and not self.has_surname_ending(word)
+        return begins_so or _LEARNED.search(word) is not None
 
     def has_surname_ending(self, word: str) -> bool:
         """Whether ``word`` ends as most surnames do."""

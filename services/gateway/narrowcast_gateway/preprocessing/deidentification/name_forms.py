@@ -4,8 +4,8 @@ import re
 
 from narrowcast_gateway.preprocessing.deidentification.lexicon import CAPITALS, LETTERS, SMALL_LETTERS
 
-# «ВрачПетрова» is two words that lost their blank.
-_PART = rf"(?:[{CAPITALS}]*[{SMALL_LETTERS}]+|[{CAPITALS}]+)"
+# «ВрачПетрова» is two words that lost their blank, «МакМюррея» is one.
+_PART = rf"(?:(?:Мак(?=[{CAPITALS}]))?[{CAPITALS}]*[{SMALL_LETTERS}]+|[{CAPITALS}]+)"
 WORD = re.compile(rf"{_PART}(?:-{_PART})*")
 _INITIAL = rf"[{CAPITALS}]\.\s?"
 _SURNAME_PART = rf"[{CAPITALS}](?:[{SMALL_LETTERS}]+|[{CAPITALS}]+)"
@@ -47,14 +47,26 @@ _LATIN_INITIALS = r"[A-Z]\.\s?[A-Z]\."
 LATIN_WITH_INITIALS = re.compile(
     rf"(?<![\w.])(?P<surname>[A-Z][a-z]{{2,}})\s+{_LATIN_INITIALS}|(?<![\w.]){_LATIN_INITIALS}\s?(?P<surname_after>[A-Z][a-z]{{2,}})"
 )
-OF_DICOM = re.compile(rf"(?<!\w)[A-Z{CAPITALS}][A-Za-z{LETTERS}'-]+\^[A-Za-z{LETTERS}^]+")
+OF_DICOM = re.compile(rf"(?<![\w'-])[A-Z{CAPITALS}][A-Za-z{LETTERS}'-]+\^[A-Za-z{LETTERS}^]+")
 LATIN_AFTER_ROLE = re.compile(
     rf"(?!Patient|Dr\b|Mrs?\b)(?:{_LATIN_WORD}(?:[ _,]+(?:{_LATIN_WORD}|[A-Z](?:\.|(?![A-Za-z]))))*"
     r"|[A-Z][a-z]+(?:_[A-Z][a-z]*)+)"
 )
 LATIN_NAME = re.compile(r"[A-ZÀ-Þ][A-Za-zÀ-ÿ'’-]+")
+# «Guy II»
+ROMAN = re.compile(r"[IVX]+")
 # What may stand between two parts of one name.
 GAP = re.compile(rf"(?:[ \t]{{0,3}}|[ \t]?-[ \t]?)(?:[{CAPITALS}]\.[ \t]?){{0,2}}")
+
+
+_INITIALS_BEFORE = re.compile(rf"(?<![\w.])(?:{_INITIAL}){{1,2}}$")
+_INITIALS_REACH = 7
+
+
+def initials_before(text: str, position: int) -> int:
+    """Length of the initials before the name that begins at ``position``."""
+    match = _INITIALS_BEFORE.search(text, max(0, position - _INITIALS_REACH), position)
+    return len(match.group()) if match else 0
 
 
 def rest_of_name(text: str, position: int) -> int:

@@ -9,7 +9,8 @@ unless the word is a known medical term or an ordinary word.
 import importlib.util
 import itertools
 import re
-from collections.abc import Iterator
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from slovnet import NER
 from narrowcast_gateway.preprocessing.deidentification.lexicon import Lexicon, has_foreign_letter
 from narrowcast_gateway.preprocessing.deidentification.name_context import (
     has_eponym_before,
+    has_grade_behind,
     has_role_before,
     is_role,
 )
@@ -30,6 +32,7 @@ from narrowcast_gateway.preprocessing.deidentification.name_forms import (
     OF_DICOM,
     ONE_INITIAL_BEHIND,
     ONLY_INITIALS,
+    ROMAN,
     SMALL_WITH_INITIALS,
     TWO_INITIALS_BEFORE,
     WITH_INITIALS,
@@ -80,19 +83,27 @@ class NameFinder:
         shown, shouted = _without_shouting(text)
         tagged = self._tagged(shown)
         words = [
-            _Token(*found, in_tag=_inside(found, tagged), shouted=_inside(found, shouted))
-            for found in _words(shown)
+            _Token(
+                match.start(),
+                match.end(),
+                match.group(),
+                at_start=_is_at_start(shown, match.start()),
+                in_tag=_inside(match.span(), tagged),
+                shouted=_inside(match.span(), shouted),
+            )
+            for match in WORD.finditer(shown)
         ]
         chosen = {(word.start, word.stop) for word in words if self._is_name(word, shown)}
         self._add_neighbours(words, chosen, shown)
         self._add_tagged_company(words, tagged, chosen)
         chosen.update(self._beside_surnames(words, chosen, shown))
         spans = [Span(start, stop + rest_of_name(shown, stop), Kind.PERSON) for start, stop in sorted(chosen)]
-        spans.extend(self._with_initials(shown))
+        spans.extend(self._with_initials(shown, tagged))
         spans.extend(self._in_latin(text, tagged))
         return join_names(spans, text)
 
     def _tagged(self, text: str) -> list[tuple[int, int]]:
+        """Where the tagger sees a person: in order, not overlapping."""
         if not text.strip():
             return []
         return [(span.start, span.stop) for span in self._tagger(text).spans if span.type == "PER"]
@@ -106,16 +117,16 @@ class NameFinder:
             return False
         if word[0].islower():
             return True
+        says_so = token.in_tag or has_role_before(text, token.start)
         parts = word.split("-")
         if len(parts) > 1 and not all(self._may_be_name_part(part) for part in parts):
             # «МР-картина», «УЗ-признаки»
-            return self._is_double_surname(parts, says_so=token.in_tag or has_role_before(text, token.start))
+            return self._is_double_surname(parts, says_so=says_so)
         if has_foreign_letter(word) or self._is_patronymic(word):
             return True
-        says_so = token.in_tag or has_role_before(text, token.start)
         if self._lexicon.look_up(word.lower()).known:
             return self._known_is_name(token, says_so=says_so)
-        return self._unknown_is_name(token, says_so=says_so)
+        return self._unknown_is_name(token, text, says_so=says_so)
 
     def _is_patronymic(self, word: str) -> bool:
         return len(word) >= _SHORTEST_PATRONYMIC and self._lexicon.look_up(word.lower()).patronymic
@@ -151,18 +162,22 @@ class NameFinder:
         # Capitals inside a sentence and a witness outweigh an ordinary reading: «Мороз».
         return not (token.at_start or token.shouted) or facts.name_share > 0 or not facts.ordinary
 
-    def _unknown_is_name(self, token: _Token, *, says_so: bool) -> bool:
+    def _unknown_is_name(self, token: _Token, text: str, *, says_so: bool) -> bool:
         word = token.text
         if self._lexicon.is_learned(word):
             return False
         facts = self._lexicon.look_up(word.lower())
-        looks_so = facts.name_share >= _name_share_needed(token) and self._lexicon.has_surname_ending(word)
+        # A capital inside a sentence is worth a reading: «выполнено Перминовой».
+        likely = facts.name_share >= _name_share_needed(token) or not (token.at_start or token.shouted)
+        looks_so = likely and self._lexicon.has_surname_ending(word)
         if not token.shouted:
             return says_so or looks_so
         # Abbreviations and rare terms look like names to the tagger here.
         if len(word) <= _LONGEST_ABBREVIATION:
             return False
-        return facts.name_share >= _NAME_SHARE_AT_START or (says_so and facts.noun) or looks_so
+        if says_so and (facts.noun or has_role_before(text, token.start)):
+            return True
+        return facts.name_share >= _NAME_SHARE_AT_START or looks_so
 
     def _is_protected(self, token: _Token, text: str) -> bool:
         """Abbreviations, medical terms and eponyms: «киста Бейкера», «по Забрамски»."""
@@ -171,10 +186,14 @@ class NameFinder:
             return True
         if has_role_before(text, token.start):
             return False
-        russian_form = self._lexicon.has_surname_ending(word)
-        return self._lexicon.is_medical(word) or has_eponym_before(
-            text, token.start, russian_form=russian_form
-        )
+        if self._lexicon.is_medical(word) and not self._lexicon.is_eponym(word):
+            return True
+        # «Бейкера» is the cyst's; «Вебер» and «Вебером» are so only beside a word or a grade that says so.
+        if self._lexicon.is_listed(word) or (
+            self._lexicon.is_eponym(word) and has_grade_behind(text, token.stop)
+        ):
+            return True
+        return has_eponym_before(text, token.start, russian_form=self._lexicon.has_surname_ending(word))
 
     def _may_be_name_part(self, part: str) -> bool:
         facts = self._lexicon.look_up(part.lower())
@@ -203,7 +222,10 @@ class NameFinder:
     def _may_stand_beside(self, near: _Token, *, after: bool) -> bool:
         """Whether a word beside a patronymic is part of the name; behind it comes prose as often."""
         word = near.text
-        if self._lexicon.is_medical(word) or self._is_predicate(word):
+        if self._lexicon.is_medical(word):
+            return False
+        # «Осмотрен Пётр Ильич», but «Цыренова Дарима Баировна»: that capital says more than the dictionary.
+        if self._is_predicate(word) and (after or near.at_start or near.shouted):
             return False
         if not word[0].isupper():
             return self._lexicon.is_only_name(word) or (not after and self._is_surname_by_form(word))
@@ -219,7 +241,11 @@ class NameFinder:
         An ordinary word counts only right beside a first name («Виктор Понедельник»).
         """
         for start, stop in tagged:
-            inside = [word for word in words if start <= word.start and word.stop <= stop]
+            inside = words[
+                bisect_left(words, start, key=lambda word: word.start) : bisect_right(
+                    words, stop, key=lambda word: word.stop
+                )
+            ]
             certain = [number for number, word in enumerate(inside) if (word.start, word.stop) in chosen]
             for number, word in enumerate(inside):
                 facts = self._lexicon.look_up(word.text.lower())
@@ -257,7 +283,7 @@ class NameFinder:
     def _in_latin(self, text: str, tagged: list[tuple[int, int]]) -> Iterator[Span]:
         """Names in Latin letters: tagged ones of two words, with initials, after «пациент»."""
         for start, stop in tagged:
-            words = LATIN_NAME.findall(text[start:stop])
+            words = [word for word in LATIN_NAME.findall(text[start:stop]) if not ROMAN.fullmatch(word)]
             if len(words) > 1 and not any(self._lexicon.is_medical(word) for word in words):
                 yield Span(start, stop, Kind.PERSON)
         for match in itertools.chain(LATIN_WITH_INITIALS.finditer(text), OF_DICOM.finditer(text)):
@@ -268,12 +294,12 @@ class NameFinder:
             if has_role_before(text, match.start()) and not any(map(self._lexicon.is_medical, words)):
                 yield Span(match.start(), match.end(), Kind.PERSON)
 
-    def _with_initials(self, text: str) -> Iterator[Span]:
+    def _with_initials(self, text: str, tagged: list[tuple[int, int]]) -> Iterator[Span]:
         taken: set[int] = set()
         for pattern in WITH_INITIALS:
             for match in pattern.finditer(text):
                 # «ИВАНОВ П.И. Киста»: these initials have their surname.
-                if match.start() not in taken and self._is_with_initials(match, text):
+                if match.start() not in taken and self._is_with_initials(match, text, tagged):
                     taken.update(range(match.start(), match.end()))
                     yield Span(match.start(), match.end(), Kind.PERSON)
         for match in SMALL_WITH_INITIALS.finditer(text):
@@ -283,7 +309,7 @@ class NameFinder:
             if has_role_before(text, match.start()):
                 yield Span(match.start(), match.end(), Kind.PERSON)
 
-    def _is_with_initials(self, match: re.Match[str], text: str) -> bool:
+    def _is_with_initials(self, match: re.Match[str], text: str, tagged: list[tuple[int, int]]) -> bool:
         word = match.group("surname")
         facts = self._lexicon.look_up(word.lower())
         term = self._lexicon.is_medical(word) and not self._lexicon.is_eponym(word)
@@ -296,8 +322,12 @@ class NameFinder:
             return True
         if has_role_before(text, match.start()):
             return not is_role(word)
-        # «Сегмент А.В.»: an ordinary word before initials is a surname by its form and its capital alone.
-        return self._lexicon.has_surname_ending(word) and not (term or _is_at_start(text, match.start()))
+        # «Сегмент А.В.»: an ordinary word before initials is a surname if the tagger says so («Шаповал И.Г.»)
+        # or by its form and its capital.
+        says_so = _inside(match.span("surname"), tagged) or (
+            self._lexicon.has_surname_ending(word) and not _is_at_start(text, match.start())
+        )
+        return says_so and not term
 
 
 def join_names(spans: list[Span], text: str) -> list[Span]:
@@ -329,18 +359,14 @@ def _name_share_needed(token: _Token) -> float:
     return _NAME_SHARE_AT_START if token.at_start else _NAME_SHARE_INSIDE
 
 
-def _words(text: str) -> Iterator[tuple[int, int, str, bool]]:
-    """Start, stop, text of every Cyrillic word and whether it opens a sentence."""
-    for match in WORD.finditer(text):
-        yield match.start(), match.end(), match.group(), _is_at_start(text, match.start())
-
-
 def _is_at_start(text: str, position: int) -> bool:
     return position == 0 or _SENTENCE_END.search(text[max(0, position - 4) : position]) is not None
 
 
-def _inside(word: tuple[int, int, str, bool], spans: list[tuple[int, int]]) -> bool:
-    return any(start <= word[0] and word[1] <= stop for start, stop in spans)
+def _inside(word: tuple[int, int], spans: Sequence[tuple[int, int]]) -> bool:
+    """Whether one of ``spans``, in order and not overlapping, covers ``word``."""
+    position = bisect_right(spans, word[0], key=lambda span: span[0]) - 1
+    return position >= 0 and word[1] <= spans[position][1]
 
 
 def _without_shouting(text: str) -> tuple[str, list[tuple[int, int]]]:

@@ -4,11 +4,16 @@ import itertools
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from narrowcast_gateway.preprocessing.deidentification.harvest import HarvestedNames, harvest
+from narrowcast_gateway.preprocessing.deidentification.harvest import (
+    HarvestedNames,
+    harvest,
+    names_among,
+)
 from narrowcast_gateway.preprocessing.deidentification.lexicon import Lexicon, in_one_script
 from narrowcast_gateway.preprocessing.deidentification.names import NameFinder, join_names
 from narrowcast_gateway.preprocessing.deidentification.patterns import find_by_pattern
 from narrowcast_gateway.preprocessing.deidentification.placeholders import PLACEHOLDERS, Kind, Span
+from narrowcast_gateway.preprocessing.deidentification.places import find_places
 
 
 class Deidentifier:
@@ -26,9 +31,11 @@ class Deidentifier:
         """Spans to remove, in order, not overlapping."""
         text = in_one_script(text)
         persons = self._finder.find(text)
-        if names is not None:
-            persons = join_names([*persons, *names.find(text)], text)
-        return _without_overlaps([*find_by_pattern(text), *persons])
+        # Whoever is named once for certain («реаниматолог Усик») is so wherever else the name stands.
+        words = names_among(persons, text, self._lexicon)
+        names = HarvestedNames(words if names is None else words | names.words, self._lexicon)
+        persons = join_names([*persons, *names.find(text)], text)
+        return _without_overlaps([*find_by_pattern(text), *find_places(text, self._lexicon), *persons])
 
     def redact(
         self, texts: Sequence[str], names: HarvestedNames | None = None

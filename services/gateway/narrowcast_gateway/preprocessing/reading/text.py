@@ -14,7 +14,8 @@ _SPACES = re.compile(r"[ \u00a0\u2000-\u200a\u202f\u205f\u3000]+")
 # Signs that look like others would hide a name or a date: hyphens that do not break, one dot of a leader,
 # a stress mark.
 _LOOKALIKES = {0x2010: "-", 0x2011: "-", 0x2012: "-", 0x2024: ".", 0x0301: ""}
-_TABS = re.compile(r" *\t[ \t]*")
+# After those of spaces: a run of them that ends in no tab would take time by its square.
+_TABS = re.compile(r" ?\t[ \t]*")
 
 _CYRILLIC = re.compile(r"[А-Яа-яЁё]")
 _LATIN1_LETTER = re.compile(r"[À-ÿ]")
