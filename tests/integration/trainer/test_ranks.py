@@ -16,7 +16,16 @@ from narrowcast_trainer.settings import TrainerSettings, TrainingSettings
 from narrowcast_trainer.sweep import Sweep
 
 from .conftest import REAL, Desk, Worker, rows
-from .trainings import UNDROPPED, assert_same_weights, losses_of, stopped, train, training_task, weights_of
+from .trainings import (
+    UNDROPPED,
+    assert_same_weights,
+    losses_of,
+    norms_of,
+    stopped,
+    train,
+    training_task,
+    weights_of,
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 TWO = TrainingSettings(checkpoint_every_s=1e6, micro_batch_tokens=300, nproc_per_node=2)
@@ -31,6 +40,7 @@ def _train_as_one(models_dir: Path, tmp_path: Path, adapters_apart: float) -> No
     two = train(models_dir, tmp_path / "two", hyperparameters=UNDROPPED, settings=TWO)
     assert two.metrics["steps"] == one.metrics["steps"] == 8
     assert losses_of(two) == pytest.approx(losses_of(one), abs=1e-3)
+    assert norms_of(two) == pytest.approx(norms_of(one), rel=0.05)
     assert _validations(two) == pytest.approx(_validations(one), abs=1e-3)
     expected, got = weights_of(one.adapter), weights_of(two.adapter)
     assert got.keys() == expected.keys()
@@ -50,8 +60,8 @@ def test_two_ranks_train_as_one(models_dir: Path, tmp_path: Path) -> None:
 @pytest.mark.faults
 @pytest.mark.usefixtures("on_gpus")
 def test_two_gpus_train_as_one(models_dir: Path, tmp_path: Path) -> None:
-    """NF4 and 16 bits, which round: a hundredth of weights that have moved by a tenth."""
-    _train_as_one(models_dir, tmp_path, 2e-2)
+    """NF4 and 16 bits, which round, and Adam makes much of a gradient near zero: of weights around 0.1."""
+    _train_as_one(models_dir, tmp_path, 5e-2)
 
 
 def test_ranks_that_do_not_join_are_refused(

@@ -8,7 +8,7 @@ import pytest
 from narrowcast.errors import JobFailed
 from narrowcast_trainer.settings import TrainingSettings
 
-from .trainings import UNDROPPED, assert_same_weights, losses_of, stopped, train, weights_of
+from .trainings import UNDROPPED, assert_same_weights, losses_of, norms_of, stopped, train, weights_of
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 SHARDED = TrainingSettings(
@@ -41,5 +41,8 @@ def test_sharded_and_resumed(models_dir: Path, tmp_path: Path) -> None:
 
     one = train(models_dir, tmp_path / "one", hyperparameters=UNDROPPED)
     assert expected.keys() == weights_of(one.adapter).keys(), "it is an ordinary adapter"
-    # bf16 is rounded to in other places: autocast casts products, FSDP weights.
-    assert losses_of(whole) == pytest.approx(losses_of(one), abs=2e-3)
+    # bf16 is rounded to in other places: autocast casts products, FSDP weights. Least evened out in a
+    # short batch of short rows.
+    assert losses_of(whole) == pytest.approx(losses_of(one), abs=6e-3)
+    # The optimizer hides from the losses how large gradients are.
+    assert norms_of(whole) == pytest.approx(norms_of(one), rel=0.1)

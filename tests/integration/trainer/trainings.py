@@ -115,6 +115,11 @@ def weights_of(adapter: Path) -> dict[str, Any]:
     return load_file(adapter / "adapter_model.safetensors")
 
 
+def norms_of(trained: Trained) -> list[float]:
+    """Every step's gradient norm."""
+    return [point.grad_norm for point in trained.record.points if point.grad_norm is not None]
+
+
 def assert_same_weights(one: Path, other: Path) -> None:
     """Two adapters, to the bit."""
     import torch
