@@ -30,7 +30,7 @@ _AWAY = {"InternalError", "ServiceUnavailable", "SlowDown", "XMinioServerNotInit
 _CODE_IN_BODY = re.compile(r"<Code>(\w+)</Code>")
 _CONNECT_TIMEOUT_S = 5
 _READ_TIMEOUT_S = 60
-PART_BYTES: Final = 16 * 1024 * 1024
+_PART_SIZE: Final = 16 * 1024 * 1024
 """Of what is written from a stream. The SDK by itself would take 5 MiB."""
 _CHUNK = 1024 * 1024
 
@@ -105,13 +105,13 @@ class Bucket:
         with _our_errors(key):
             stream, size = io.BytesIO(data), len(data)
             # In one request: of what is in memory as a whole no parts are left if we die meanwhile.
-            part_size = max(size, PART_BYTES)
+            part_size = max(size, _PART_SIZE)
             self._client.put_object(self.name, key, stream, size, content_type, part_size=part_size)
 
     def put_stream(self, key: str, stream: BinaryIO, length: int) -> None:
         """Write ``length`` bytes of ``stream`` at ``key``, in parts if large."""
         with _our_errors(key):
-            self._client.put_object(self.name, key, stream, length, part_size=PART_BYTES)
+            self._client.put_object(self.name, key, stream, length, part_size=_PART_SIZE)
 
     def get(self, key: str) -> bytes:
         """Return the object's bytes.

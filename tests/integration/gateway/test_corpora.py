@@ -118,7 +118,7 @@ def test_a_large_upload_lies_in_pieces_that_a_listing_shows(
     gateway: Any, reports: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What a gateway that dies meanwhile leaves behind is then found, and deleted."""
-    monkeypatch.setattr("narrowcast_gateway.corpora.service.PART_BYTES", 10_000)
+    monkeypatch.setattr("narrowcast_gateway.corpora.service._PIECE_BYTES", 10_000)
     archive = zipped(reports)
     created = upload(gateway, ("corpus.zip", archive), ("one.docx", next(iter(reports.values())))).json()[
         "id"

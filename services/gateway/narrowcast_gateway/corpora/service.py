@@ -11,7 +11,6 @@ from narrowcast import ids
 from narrowcast.connections import Connections
 from narrowcast.errors import InvalidInput
 from narrowcast.jobs.records import Job, JobKind
-from narrowcast.storage import PART_BYTES
 from narrowcast_gateway.corpora.uploads import Document, open_documents
 from narrowcast_gateway.preprocessing.archive import ArchiveLimits
 from narrowcast_gateway.preprocessing.reading import read_document
@@ -19,6 +18,8 @@ from narrowcast_gateway.preprocessing.sections import find_sections
 from narrowcast_gateway.settings import UploadSettings
 
 NO_USABLE_DOCUMENT: Final = "no_usable_document"
+_PIECE_BYTES: Final = 16 * 1024 * 1024
+"""Of an original, in the bucket; what a gateway has in memory of it at once."""
 _PROBED = 20
 """Documents looked into before a corpus is accepted. A small corpus without a usable document
 is refused at once; the background job finds out about a large one."""
@@ -57,7 +58,7 @@ def part_keys(tenant: str, corpus_id: str, number: int, size: int) -> list[str]:
     leaves them behind where no listing shows them when a gateway dies meanwhile, and nobody would delete a
     patient's document.
     """
-    pieces = -(-size // PART_BYTES)
+    pieces = -(-size // _PIECE_BYTES)
     return [f"{corpus_prefix(tenant, corpus_id)}upload-{number:05d}.{piece:05d}" for piece in range(pieces)]
 
 
@@ -92,7 +93,7 @@ class Corpora:
             for number, (_, source) in enumerate(uploads):
                 source.seek(0)
                 for key in part_keys(tenant, corpus_id, number, sizes[number]):
-                    self._bucket.put(key, source.read(PART_BYTES))
+                    self._bucket.put(key, source.read(_PIECE_BYTES))
             job = Job(id=corpus_id, kind=JobKind.PREPROCESSING, tenant=tenant, spec=spec.model_dump())
             self._jobs.submit(job)
         except BaseException:

@@ -1,10 +1,6 @@
 """Exports of adapters of the toy base: what they hold, and every way they may be cut short."""
 
-import json
-import os
-import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,132 +8,22 @@ import psutil
 import pytest
 from pydantic import SecretStr
 
-from narrowcast.adapters import AdapterManifest, BaseModelRef, PromptRef, adapter_prefix, base_fingerprint
-from narrowcast.artifacts import fetch, publish, read_manifest
+from narrowcast.artifacts import read_manifest
 from narrowcast.cards import CARD_TEXT, LOSS_PNG
-from narrowcast.errors import JobFailed, Unavailable
-from narrowcast.exports import ExportManifest, ExportSpec, export_prefix
+from narrowcast.errors import Unavailable
+from narrowcast.exports import ExportManifest, export_prefix
 from narrowcast.ids import new_id
 from narrowcast.jobs.records import Job, JobKind, JobStatus
-from narrowcast.prompts import TEMPLATE_HASH, TEMPLATE_ID, instruction_for
-from narrowcast_trainer.export import space, steps
+from narrowcast_trainer.export import steps
 from narrowcast_trainer.export.merge import merge
-from narrowcast_trainer.export.order import ExportOrder
-from narrowcast_trainer.export.steps import run_export
 from narrowcast_trainer.leftovers import sweep_exports
-from narrowcast_trainer.reporter import Reporter
-from narrowcast_trainer.settings import HubSettings, TrainerSettings
+from narrowcast_trainer.settings import HubSettings
 
-from .conftest import TOY, Desk, Worker
-from .hub_server import running_hub
+from ..conftest import TOY, Worker
+from ..hub_server import running_hub
+from .conftest import INSTRUCTION, Exporting
 
 Start = Callable[..., Worker]
-INSTRUCTION = instruction_for("МРТ коленного сустава")
-
-
-@pytest.fixture(scope="session")
-def adapter_folder(models_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An adapter of the toy base, as PEFT writes it, that changes every linear layer."""
-    import torch
-    from peft import LoraConfig, get_peft_model
-    from transformers import AutoModelForCausalLM
-
-    torch.manual_seed(1)
-    config = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM")
-    model = get_peft_model(AutoModelForCausalLM.from_pretrained(models_dir / TOY), config)
-    for name, weight in model.named_parameters():
-        if "lora_B" in name:
-            torch.nn.init.normal_(weight, std=0.1)
-    folder = tmp_path_factory.mktemp("adapter")
-    model.save_pretrained(str(folder))
-    return folder
-
-
-@dataclass
-class Exporting:
-    """What a test of exports does at the gateway's place."""
-
-    desk: Desk
-    adapter: str
-    settings: TrainerSettings
-
-    def spec(self, **changes: Any) -> ExportSpec:
-        return ExportSpec.model_validate({"adapter": self.adapter, "base_model": TOY} | changes)
-
-    def submit(self, **changes: Any) -> Job:
-        job = Job(
-            id=new_id(JobKind.EXPORT),
-            kind=JobKind.EXPORT,
-            tenant=self.desk.tenant,
-            spec=self.spec(**changes).model_dump(mode="json"),
-        )
-        self.desk.connections.jobs.submit(job)
-        return job
-
-    def run_here(
-        self, hub: HubSettings | None = None, export_id: str | None = None, **changes: Any
-    ) -> dict[str, Any]:
-        """Run an export in this process, as its own would."""
-        order = ExportOrder(
-            job_id=export_id or new_id(JobKind.EXPORT),
-            tenant=self.desk.tenant,
-            settings=self.settings.trainer,
-            storage=self.settings.storage,
-            spec=self.spec(**changes),
-            hub=hub or HubSettings(),
-        )
-        reader, writer = os.pipe()
-        try:
-            return run_export(order, Reporter(writer))
-        finally:
-            os.close(writer)
-            os.close(reader)
-
-    def files(self, job: Job, folder: Path) -> ExportManifest:
-        """Download what a job published, checksums checked."""
-        models = self.desk.connections.storage.models
-        prefix = export_prefix(self.desk.tenant, job.id)
-        manifest = read_manifest(models, prefix, ExportManifest)
-        fetch(models, prefix, manifest, folder)
-        return manifest
-
-    def keys(self, job: Job) -> list[str]:
-        return list(self.desk.connections.storage.models.keys(export_prefix(self.desk.tenant, job.id)))
-
-
-ADAPTER_CARD = f'''---
-library_name: "peft"
-base_model: "{TOY}"
-tags: ["lora", "peft"]
----
-
-# The adapter
-
-Таблица.
-'''
-
-
-@pytest.fixture
-def exporting(
-    desk: Desk, models_dir: Path, adapter_folder: Path, trainer_settings: TrainerSettings
-) -> Exporting:
-    """A published adapter."""
-    adapter_id = new_id("toy")
-    manifest = AdapterManifest(
-        id=adapter_id,
-        tenant=desk.tenant,
-        base=BaseModelRef(name=TOY, fingerprint=base_fingerprint(models_dir / TOY)),
-        prompt=PromptRef(template=TEMPLATE_ID, hash=TEMPLATE_HASH, default_instruction=INSTRUCTION),
-        rank=4,
-        engine="peft",
-        dataset="ds-0",
-        job="ftjob-0",
-    )
-    names = ("adapter_config.json", "adapter_model.safetensors")
-    files: dict[str, Path | bytes] = {name: adapter_folder / name for name in names}
-    files |= {CARD_TEXT: ADAPTER_CARD.encode(), LOSS_PNG: b"\x89PNG"}
-    publish(desk.connections.storage.models, adapter_prefix(desk.tenant, adapter_id), files, manifest)
-    return Exporting(desk, adapter_id, trainer_settings)
 
 
 def merged_by_peft(base: Path, adapter: Path) -> dict[str, Any]:
@@ -321,84 +207,6 @@ def test_an_export_that_another_attempt_has_published_meanwhile_is_not_replaced(
     monkeypatch.setattr(steps, "merge", overtaken)
     exporting.run_here(export_id=export_id, format="merged")
     assert [read()] == published
-
-
-# -- refused before the work --------------------------------------------------------------------
-
-
-def refusal(exporting: Exporting, **changes: Any) -> JobFailed:
-    with pytest.raises(JobFailed) as caught:
-        exporting.run_here(**changes)
-    return caught.value
-
-
-def test_an_adapter_that_is_gone(exporting: Exporting, llama_cpp: Path) -> None:
-    assert refusal(exporting, adapter="gone-0").code == "adapter_not_found"
-
-
-def test_a_base_that_is_not_the_adapters(exporting: Exporting, models_dir: Path, tmp_path: Path) -> None:
-    import torch
-    from safetensors.torch import load_file, save_file
-
-    other = tmp_path / "other" / TOY
-    shutil.copytree(models_dir / TOY, other)
-    weights = {name: tensor + 1 for name, tensor in load_file(other / "model.safetensors").items()}
-    save_file(
-        {name: tensor.to(torch.float32) for name, tensor in weights.items()}, other / "model.safetensors"
-    )
-    exporting.settings.trainer.models_dir = tmp_path / "other"
-    assert refusal(exporting, format="merged").code == "base_changed"
-
-
-def test_a_base_that_is_stored_quantised(exporting: Exporting, models_dir: Path, tmp_path: Path) -> None:
-    other = tmp_path / "other" / TOY
-    shutil.copytree(models_dir / TOY, other)
-    config = json.loads((other / "config.json").read_text())
-    quantized = config | {"quantization_config": {"quant_method": "fp8"}}
-    (other / "config.json").write_text(json.dumps(quantized))
-    exporting.settings.trainer.models_dir = tmp_path / "other"
-    error = refusal(exporting, format="gguf")
-    assert (error.code, "16-bit" in error.message) == ("base_not_16bit", True)
-
-
-def test_a_disk_that_is_too_small(exporting: Exporting, monkeypatch: pytest.MonkeyPatch) -> None:
-    usage = shutil.disk_usage("/")
-    # The toy has 3.2 million parameters: 6.5 MB in 16 bits, and the tokenizer's 3 MB or so.
-    monkeypatch.setattr(space.shutil, "disk_usage", lambda _path: usage._replace(free=5_000_000))
-    error = refusal(exporting, format="merged")
-    assert error.code == "disk_full"
-    assert "0.0 GB are free" in error.message
-
-
-def test_no_llama_cpp(exporting: Exporting, tmp_path: Path) -> None:
-    exporting.settings.trainer.llama_cpp_dir = tmp_path
-    error = refusal(exporting, format="lora-gguf")
-    assert error.code == "llama_cpp_missing"
-
-
-@pytest.mark.parametrize("format_", ["gguf", "lora-gguf"])
-def test_what_a_modelfile_cannot_hold(
-    exporting: Exporting, llama_cpp: Path, models_dir: Path, tmp_path: Path, format_: str
-) -> None:
-    other = tmp_path / "other" / TOY
-    shutil.copytree(models_dir / TOY, other)
-    (other / "chat_template.jinja").write_text("{{ messages[1].content | upper }}")
-    exporting.settings.trainer.models_dir = tmp_path / "other"
-    export_id = new_id(JobKind.EXPORT)
-    error = refusal(exporting, export_id=export_id, format=format_)
-    assert error.code == "chat_template_not_portable"
-    assert list((exporting.settings.trainer.work_dir / export_id).iterdir()) == [], "before the work"
-
-
-@pytest.mark.parametrize(
-    ("hub", "code"),
-    [
-        (HubSettings(), "no_hub_token"),
-        (HubSettings(token=SecretStr("hf_x"), owners=("clinic",)), "hub_destination_not_allowed"),
-    ],
-)
-def test_a_hub_that_the_site_does_not_allow(exporting: Exporting, hub: HubSettings, code: str) -> None:
-    assert refusal(exporting, hub=hub, push_to_hub={"repo_id": "other/reports"}).code == code
 
 
 def test_what_exports_that_failed_have_left_is_swept(exporting: Exporting) -> None:
