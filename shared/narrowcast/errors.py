@@ -8,7 +8,11 @@ Messages are shown, stored and logged: they name the offending *thing* (a field,
 position, an id), never a piece of a document or a prompt.
 """
 
-from typing import Any
+import errno
+from typing import Any, Final
+
+NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+"""``errno`` of an :class:`OSError` that says that a disk, or one's share of it, is full."""
 
 
 class NarrowcastError(Exception):

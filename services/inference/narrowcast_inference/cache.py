@@ -6,7 +6,6 @@ a folder that was handed out is never replaced, and removed only after vLLM has 
 adapter (:mod:`.usage`). Adapters are immutable, hence a path is too.
 """
 
-import errno
 import json
 import os
 import shutil
@@ -31,7 +30,7 @@ from narrowcast.adapters import (
     serving_name,
 )
 from narrowcast.artifacts import MANIFEST, CorruptArtifact, fetch, read_file, read_manifest, sha256_of
-from narrowcast.errors import InvalidInput, NotFound, Unavailable
+from narrowcast.errors import NO_ROOM, InvalidInput, NotFound, Unavailable
 from narrowcast.storage import Bucket
 from narrowcast_inference.cleaning import (
     ADAPTERS_FOLDER,
@@ -47,7 +46,6 @@ from narrowcast_inference.metrics import FETCHED
 
 _NEEDED: Final = (ADAPTER_CONFIG, ADAPTER_WEIGHTS)
 """All that vLLM reads. What else an adapter may hold (a GGUF, a README) is not fetched."""
-_FULL: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _MIB: Final = 1024**2
 
 log = logs.get(__name__)
@@ -116,7 +114,7 @@ class AdapterCache:
             with self._locked(tenant, adapter_id):
                 return self._ensure(tenant, adapter_id)
         except OSError as error:
-            code = "cache_full" if error.errno in _FULL else "cache_unwritable"
+            code = "cache_full" if error.errno in NO_ROOM else "cache_unwritable"
             raise Unavailable(f"the adapter cache cannot take {adapter_id}", code=code) from error
 
     def touch(self, tenant: str, adapter_id: str) -> None:

@@ -1,15 +1,13 @@
 """Why a training process failed, in words that say what to do; libraries' own words stay inside it."""
 
-import errno
 import shutil
 from pathlib import Path
 from typing import Final
 
-from narrowcast.errors import NarrowcastError, Outage, Unavailable
+from narrowcast.errors import NO_ROOM, NarrowcastError, Outage, Unavailable
 from narrowcast_trainer.memory import causes, is_out_of_memory
 from narrowcast_trainer.protocol import OUT_OF_MEMORY, Failed
 
-_FULL: Final = {errno.ENOSPC, errno.EDQUOT}
 _FULL_WORDS: Final = ("os error 28)", "No space left on device", "os error 122)", "Disk quota exceeded")
 """Of safetensors, whose errors are not OSErrors."""
 _WRITER: Final = "PytorchStreamWriter"
@@ -43,7 +41,7 @@ def reason_of(error: Exception, work_dir: Path) -> Failed:
 
 
 def _disk_full(error: BaseException, work_dir: Path) -> bool:
-    if isinstance(error, OSError) and error.errno in _FULL:
+    if isinstance(error, OSError) and error.errno in NO_ROOM:
         return True
     text = str(error)
     if any(words in text for words in _FULL_WORDS):

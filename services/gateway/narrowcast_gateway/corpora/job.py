@@ -1,17 +1,16 @@
 """Preprocessing, on the CPU worker: originals in, a de-identified dataset out."""
 
-import errno
 import hashlib
 import json
 import tempfile
 from collections import Counter
 from contextlib import ExitStack
 from functools import cache
-from typing import Any, BinaryIO, Final
+from typing import Any, BinaryIO
 
 from narrowcast import prompts
 from narrowcast.datasets import SPLITS, DatasetManifest, Row, split_file, to_jsonl
-from narrowcast.errors import InvalidInput, JobFailed, NotFound, Outage
+from narrowcast.errors import NO_ROOM, InvalidInput, JobFailed, NotFound, Outage
 from narrowcast.jobs.records import Job, JobKind
 from narrowcast.jobs.running import RunningJob
 from narrowcast.storage import Bucket
@@ -26,8 +25,6 @@ from narrowcast_gateway.services import Services
 ACTIONS_LOG = "deidentification.jsonl"
 """What was removed from which document, as counts and hashes: the log that the law asks for
 (152-FZ as amended, Roskomnadzor order 140 of 19.06.2025). Never values."""
-
-_FULL: Final = {errno.ENOSPC, errno.EDQUOT}
 
 
 @cache
@@ -46,7 +43,7 @@ def preprocess(running: RunningJob, services: Services) -> dict[str, Any]:
     try:
         return _preprocess(running, services)
     except OSError as error:
-        if error.errno not in _FULL:
+        if error.errno not in NO_ROOM:
             raise
         where = tempfile.gettempdir()
         raise Outage(
