@@ -5,7 +5,7 @@ from collections.abc import Callable, Coroutine
 from typing import Annotated, Any, Final, cast, get_origin
 
 from anyio import to_thread
-from fastapi import Depends, Query, Request, Response
+from fastapi import Depends, Header, Query, Request, Response
 from fastapi.dependencies.utils import get_flat_dependant
 from fastapi.params import Form
 from fastapi.routing import APIRoute
@@ -14,6 +14,7 @@ from python_multipart.multipart import parse_options_header
 from starlette.datastructures import ImmutableMultiDict
 
 from narrowcast.errors import InvalidInput, Unauthenticated
+from narrowcast.jobs.once import HEADER
 from narrowcast_gateway.keys.service import ApiKey
 from narrowcast_gateway.middleware import BODY_END
 from narrowcast_gateway.services import Services
@@ -122,3 +123,13 @@ def _refuse_unknown(given: ImmutableMultiDict[str, Any], known: dict[str, Any], 
 
 LimitQuery = Annotated[int, Query(ge=1, le=100, description="How many to return at most.")]
 AfterQuery = Annotated[str | None, Query(description="Return what comes after the object with this id.")]
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        alias=HEADER,
+        min_length=1,
+        max_length=255,
+        description="Any text that no other request of the last 24 hours had, as a UUID. The same request"
+        " with the same key returns what the first has made: when its answer was lost, send it again.",
+    ),
+]

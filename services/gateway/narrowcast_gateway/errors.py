@@ -163,9 +163,9 @@ def _places(problem: dict[str, Any], body: Any) -> Iterator[str]:
 
     Of a union pydantic adds which member it tried, as ``str`` or ``literal['all-linear']``.
     """
-    keys = problem["loc"][1:]
-    if not isinstance(body, dict | list):
-        yield from map(str, keys)  # a query, a path or a form: no unions
+    where, *keys = problem["loc"]
+    if where != "body" or not isinstance(body, dict | list):
+        yield from map(str, keys)  # a header, a query, a path or a form: no unions
         return
     for key in keys:
         within = body if isinstance(body, dict) else range(len(body)) if isinstance(body, list) else ()

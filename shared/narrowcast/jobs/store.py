@@ -12,11 +12,13 @@ from typing import Any
 import redis
 from kombu.exceptions import KombuError
 from pydantic import JsonValue, ValidationError
+from redis.exceptions import WatchError
 
 from narrowcast import logs
 from narrowcast.errors import Conflict, NotFound
 from narrowcast.jobs.counters import Requeue
 from narrowcast.jobs.line import WaitingLine
+from narrowcast.jobs.once import REMEMBERED_S, Once
 from narrowcast.jobs.queue import IN_LINE, JobQueue
 from narrowcast.jobs.reading import (
     TENANTS_KEY,
@@ -54,15 +56,54 @@ class JobStore(JobReader):
 
     # -- a user's side -----------------------------------------------------------------
 
-    def submit(self, job: Job) -> None:
-        """Record a new job, then hint to a worker that it is there."""
-        with self._redis.pipeline(transaction=True) as pipe:
-            pipe.set(record_key(job.id), job.model_dump_json())
-            pipe.zadd(index_key(job.kind, job.tenant), {job.id: job.created_at})
-            pipe.hset(TENANTS_KEY, job.id, job.tenant)
-            pipe.sadd(ACTIVE_KEY, job.id)
-            pipe.execute()
-        self._hint(job)
+    def submit(self, job: Job, once: Once | None = None) -> Job:
+        """Record a new job, then hint to a worker that it is there.
+
+        Args:
+            job: the new one.
+            once: makes it the request's only one.
+
+        Returns:
+            The job; or the one that the same request made before or meanwhile, and ``job`` is not recorded.
+
+        Raises:
+            InvalidInput: see :meth:`submitted`.
+        """
+        while True:
+            with self._redis.pipeline(transaction=True) as pipe:
+                if once is not None:
+                    key = once.redis_key(job.kind, job.tenant)
+                    pipe.watch(key)
+                    if (earlier := self.submitted(job.kind, job.tenant, once)) is not None:
+                        return earlier
+                    pipe.multi()
+                    pipe.set(key, once.note(job.id), ex=REMEMBERED_S)
+                pipe.set(record_key(job.id), job.model_dump_json())
+                pipe.zadd(index_key(job.kind, job.tenant), {job.id: job.created_at})
+                pipe.hset(TENANTS_KEY, job.id, job.tenant)
+                pipe.sadd(ACTIVE_KEY, job.id)
+                try:
+                    pipe.execute()
+                except WatchError:
+                    continue
+            self._hint(job)
+            return job
+
+    def submitted(self, kind: JobKind, tenant: str, once: Once | None) -> Job | None:
+        """Return the job that the same request has made already; None if it has not, or the job is deleted.
+
+        To be asked before the request is checked: what it named may be gone since.
+
+        Raises:
+            InvalidInput: ``idempotency_key_reused``, its key belongs to another request.
+        """
+        note = None if once is None else self._redis.get(once.redis_key(kind, tenant))
+        if once is None or note is None:
+            return None
+        try:
+            return self.get(once.job_id(note), tenant=tenant, kind=kind)
+        except NotFound:
+            return None
 
     def request_cancel(self, job_id: str, *, keep_checkpoint: bool = False) -> Job:
         """Cancel a queued or paused job at once, ask the worker of a running one to stop.

@@ -4,8 +4,9 @@ from typing import Annotated
 
 from fastapi import APIRouter, File, Form, UploadFile
 
+from narrowcast.jobs.once import Once
 from narrowcast_gateway.corpora.schemas import Corpus, CreatedCorpus, UploadedDocument
-from narrowcast_gateway.deps import AfterQuery, KeyedRoute, LimitQuery, ServicesDep, TenantDep
+from narrowcast_gateway.deps import AfterQuery, IdempotencyKey, KeyedRoute, LimitQuery, ServicesDep, TenantDep
 from narrowcast_gateway.schemas import Page
 
 router = APIRouter(prefix="/corpora", tags=["corpora"], route_class=KeyedRoute)
@@ -20,10 +21,14 @@ def create_corpus(
     validation: _ShareForm = 0.1,
     test: _ShareForm = 0.1,
     seed: Annotated[int, Form(ge=0, description="Of the split.")] = 0,
+    key: IdempotencyKey = None,
 ) -> CreatedCorpus:
     """Upload documents; a background job turns them into a de-identified dataset."""
     uploads = [(file.filename or "", file.file) for file in files]
-    accepted = services.corpora.create(tenant, uploads, validation=validation, test=test, seed=seed)
+    once = Once.of(key, f"{validation} {test} {seed}", *(file.file for file in files)) if key else None
+    accepted = services.corpora.create(
+        tenant, uploads, validation=validation, test=test, seed=seed, once=once
+    )
     return CreatedCorpus(
         **Corpus.of(accepted.job).model_dump(),
         uploaded=[UploadedDocument(document=document, filename=name) for document, name in accepted.uploaded],

@@ -5,11 +5,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import BinaryIO, Final
 
+import redis
 from pydantic import BaseModel, Field
 
 from narrowcast import ids
 from narrowcast.connections import Connections
-from narrowcast.errors import InvalidInput
+from narrowcast.errors import InvalidInput, NotFound
+from narrowcast.jobs.once import Once
 from narrowcast.jobs.records import Job, JobKind
 from narrowcast_gateway.corpora.uploads import Document, open_documents
 from narrowcast_gateway.preprocessing.archive import ArchiveLimits
@@ -71,9 +73,18 @@ class Corpora:
         self._limits = ArchiveLimits(max_files=settings.max_documents)
 
     def create(
-        self, tenant: str, uploads: list[tuple[str, BinaryIO]], *, validation: float, test: float, seed: int
+        self,
+        tenant: str,
+        uploads: list[tuple[str, BinaryIO]],
+        *,
+        validation: float,
+        test: float,
+        seed: int,
+        once: Once | None = None,
     ) -> AcceptedCorpus:
         """Check the uploads, store them and queue their preprocessing.
+
+        Of a request that came before the corpus is returned that it made; nothing is stored.
 
         Raises:
             InvalidInput: a bad zip, or no document can be used; nothing is stored.
@@ -84,6 +95,8 @@ class Corpora:
         with open_documents(uploads, self._limits) as documents:
             _probe(documents)
             uploaded = [(document.id, document.filename) for document in documents]
+        if (earlier := self._jobs.submitted(JobKind.PREPROCESSING, tenant, once)) is not None:
+            return AcceptedCorpus(earlier, uploaded)
         corpus_id = ids.new_id(JobKind.PREPROCESSING)
         sizes = [source.seek(0, 2) for _, source in uploads]
         spec = PreprocessingSpec(
@@ -95,11 +108,14 @@ class Corpora:
                 for key in part_keys(tenant, corpus_id, number, sizes[number]):
                     self._bucket.put(key, source.read(_PIECE_BYTES))
             job = Job(id=corpus_id, kind=JobKind.PREPROCESSING, tenant=tenant, spec=spec.model_dump())
-            self._jobs.submit(job)
+            submitted = self._jobs.submit(job, once)
         except BaseException:
-            self._bucket.delete_prefix(corpus_prefix(tenant, corpus_id))
+            if not self._may_be_recorded(corpus_id):
+                self._bucket.delete_prefix(corpus_prefix(tenant, corpus_id))
             raise
-        return AcceptedCorpus(job, uploaded)
+        if submitted.id != corpus_id:  # the same request, sent twice at a time
+            self._bucket.delete_prefix(corpus_prefix(tenant, corpus_id))
+        return AcceptedCorpus(submitted, uploaded)
 
     def get(self, tenant: str, corpus_id: str) -> Job:
         """Return a corpus's job.
@@ -122,6 +138,16 @@ class Corpora:
         """
         self.get(tenant, corpus_id)
         return self._jobs.request_cancel(corpus_id)
+
+    def _may_be_recorded(self, corpus_id: str) -> bool:
+        """Whether a job may need the originals: its record can be written and the answer be lost."""
+        try:
+            self._jobs.get(corpus_id)
+        except NotFound:
+            return False
+        except redis.RedisError:
+            pass  # the janitor deletes them if there is no job
+        return True
 
 
 def _probe(documents: list[Document]) -> None:

@@ -3,7 +3,8 @@
 from fastapi import APIRouter
 from fastapi.responses import StreamingResponse
 
-from narrowcast_gateway.deps import AfterQuery, KeyedRoute, LimitQuery, ServicesDep, TenantDep
+from narrowcast.jobs.once import Once
+from narrowcast_gateway.deps import AfterQuery, IdempotencyKey, KeyedRoute, LimitQuery, ServicesDep, TenantDep
 from narrowcast_gateway.evaluation.schemas import CreateEvaluation, Evaluation, EvaluationSpec
 from narrowcast_gateway.schemas import Deleted, Page
 
@@ -11,10 +12,13 @@ router = APIRouter(prefix="/evaluations", tags=["evaluations"], route_class=Keye
 
 
 @router.post("", status_code=202)
-def create_evaluation(request: CreateEvaluation, services: ServicesDep, tenant: TenantDep) -> Evaluation:
+def create_evaluation(
+    request: CreateEvaluation, services: ServicesDep, tenant: TenantDep, key: IdempotencyKey = None
+) -> Evaluation:
     """Queue an evaluation of models on a dataset's split, beside the nearest-report baseline."""
     spec = EvaluationSpec.model_validate(request.model_dump())
-    return Evaluation.of(services.evaluations.create(tenant, spec))
+    once = Once.of(key, spec.model_dump_json()) if key else None
+    return Evaluation.of(services.evaluations.create(tenant, spec, once))
 
 
 @router.get("")

@@ -7,6 +7,7 @@ from narrowcast import ids
 from narrowcast.artifacts import discard
 from narrowcast.connections import Connections
 from narrowcast.errors import Conflict, InvalidInput, NotFound
+from narrowcast.jobs.once import Once
 from narrowcast.jobs.records import Job, JobKind, JobStatus
 from narrowcast_gateway.adapters.service import Adapters, ModelTarget
 from narrowcast_gateway.datasets.service import Datasets
@@ -30,13 +31,15 @@ class Evaluations:
         self._adapters = adapters
         self._datasets = datasets
 
-    def create(self, tenant: str, spec: EvaluationSpec) -> Job:
-        """Submit an evaluation.
+    def create(self, tenant: str, spec: EvaluationSpec, once: Once | None = None) -> Job:
+        """Submit an evaluation, or return the one that the same request has made before.
 
         Raises:
             NotFound: no such dataset or model.
             InvalidInput: the split is empty, a model is named twice, or one cannot give answers so long.
         """
+        if (earlier := self._jobs.submitted(JobKind.EVALUATION, tenant, once)) is not None:
+            return earlier
         manifest = self._datasets.get(tenant, spec.dataset, param="dataset")
         if not manifest.rows.get(spec.split):
             raise InvalidInput(
@@ -52,8 +55,7 @@ class Evaluations:
         job = Job(
             id=ids.new_id(JobKind.EVALUATION), kind=JobKind.EVALUATION, tenant=tenant, spec=spec.model_dump()
         )
-        self._jobs.submit(job)
-        return job
+        return self._jobs.submit(job, once)
 
     def targets(self, tenant: str, spec: EvaluationSpec) -> list[ModelTarget]:
         """Return where the models' requests go, in their order.

@@ -5,7 +5,8 @@ from typing import Annotated
 from fastapi import APIRouter, Header, HTTPException, Response
 from fastapi.responses import StreamingResponse
 
-from narrowcast_gateway.deps import AfterQuery, KeyedRoute, LimitQuery, ServicesDep, TenantDep
+from narrowcast.jobs.once import Once
+from narrowcast_gateway.deps import AfterQuery, IdempotencyKey, KeyedRoute, LimitQuery, ServicesDep, TenantDep
 from narrowcast_gateway.exports.ranges import ByteRange, RangeNotSatisfiable, requested_range
 from narrowcast_gateway.exports.schemas import CreateExport, Export
 from narrowcast_gateway.exports.service import StoredFile
@@ -16,9 +17,12 @@ _BINARY = "application/octet-stream"
 
 
 @router.post("", status_code=202)
-def create_export(request: CreateExport, services: ServicesDep, tenant: TenantDep) -> Export:
+def create_export(
+    request: CreateExport, services: ServicesDep, tenant: TenantDep, key: IdempotencyKey = None
+) -> Export:
     """Queue an export of an adapter: merged with its base, as GGUF for llama.cpp and Ollama, or alone."""
-    return Export.of(services.exports.create(tenant, request))
+    once = Once.of(key, request.model_dump_json()) if key else None
+    return Export.of(services.exports.create(tenant, request, once))
 
 
 @router.get("")

@@ -7,6 +7,7 @@ from narrowcast import ids
 from narrowcast.artifacts import FileEntry, discard, read_manifest
 from narrowcast.errors import Conflict, NotFound
 from narrowcast.exports import ExportManifest, ExportRequest, ExportSpec, export_prefix
+from narrowcast.jobs.once import Once
 from narrowcast.jobs.records import Job, JobKind
 from narrowcast.jobs.store import JobStore
 from narrowcast.storage import Bucket
@@ -34,12 +35,14 @@ class Exports:
         self._models = models
         self._adapters = adapters
 
-    def create(self, tenant: str, request: ExportRequest) -> Job:
-        """Submit an export.
+    def create(self, tenant: str, request: ExportRequest, once: Once | None = None) -> Job:
+        """Submit an export, or return the one that the same request has made before.
 
         Raises:
             NotFound: the tenant has no such adapter.
         """
+        if (earlier := self._jobs.submitted(JobKind.EXPORT, tenant, once)) is not None:
+            return earlier
         manifest = self._adapters.get(tenant, request.adapter, param="adapter")
         spec = ExportSpec(**request.model_dump(), base_model=manifest.base.name)
         job = Job(
@@ -48,8 +51,7 @@ class Exports:
             tenant=tenant,
             spec=spec.model_dump(mode="json"),
         )
-        self._jobs.submit(job)
-        return job
+        return self._jobs.submit(job, once)
 
     def get(self, tenant: str, export_id: str) -> Job:
         """Return an export's job.

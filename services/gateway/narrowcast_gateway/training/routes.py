@@ -5,9 +5,11 @@ from typing import Annotated
 from fastapi import APIRouter, Header, Query
 from fastapi.responses import StreamingResponse
 
+from narrowcast.jobs.once import Once
 from narrowcast_gateway.deps import (
     AfterQuery,
     EventStreamsDep,
+    IdempotencyKey,
     KeyedRoute,
     LimitQuery,
     ServicesDep,
@@ -27,7 +29,7 @@ router = APIRouter(prefix="/fine_tuning/jobs", tags=["fine-tuning"], route_class
 
 @router.post("")
 def create_fine_tuning_job(
-    request: CreateFineTuningJob, services: ServicesDep, tenant: TenantDep
+    request: CreateFineTuningJob, services: ServicesDep, tenant: TenantDep, key: IdempotencyKey = None
 ) -> FineTuningJob:
     """Queue a training job."""
     with request.naming():
@@ -39,6 +41,7 @@ def create_fine_tuning_job(
             suffix=request.suffix,
             hyperparameters=request.given(),
             schedule=request.schedule(),
+            once=Once.of(key, request.model_dump_json()) if key else None,
         )
     return FineTuningJob.of(job)
 

@@ -8,6 +8,7 @@ from narrowcast import ids
 from narrowcast.checkpoints import CheckpointManifest, complete_checkpoints
 from narrowcast.datasets import DatasetManifest
 from narrowcast.errors import InvalidInput, NotFound
+from narrowcast.jobs.once import Once
 from narrowcast.jobs.records import Job, JobEvent, JobKind
 from narrowcast.jobs.schedule import Schedule
 from narrowcast.jobs.store import JobStore
@@ -41,13 +42,16 @@ class Training:
         suffix: str | None,
         hyperparameters: dict[str, Any],
         schedule: Schedule,
+        once: Once | None = None,
     ) -> Job:
-        """Submit a job.
+        """Submit a job, or return the one that the same request has made before.
 
         Raises:
             NotFound: no such base model, dataset or file.
             InvalidInput: the hyper-parameters or the dataset cannot be trained with.
         """
+        if (earlier := self._jobs.submitted(JobKind.TRAINING, tenant, once)) is not None:
+            return earlier
         if base_model not in self._servers.bases:
             raise NotFound("no such base model", code="model_not_found", param="model")
         served = ask_served(str(self._servers.bases[base_model]))
@@ -77,8 +81,7 @@ class Training:
             spec=spec.model_dump(mode="json"),
             schedule=schedule,
         )
-        self._jobs.submit(job)
-        return job
+        return self._jobs.submit(job, once)
 
     def get(self, tenant: str, job_id: str) -> Job:
         """Return a job.
