@@ -8,9 +8,10 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
+from narrowcast.context import context_length
 from narrowcast.errors import InvalidInput
 from narrowcast.estimates.advice import Change
-from narrowcast.estimates.architecture import Architecture, read_architecture
+from narrowcast.estimates.architecture import read_architecture
 from narrowcast.estimates.estimate import Estimate, Plan, estimate
 from narrowcast.estimates.history import NodeFacts
 from narrowcast.estimates.memory import GIB
@@ -34,7 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
             return 0
         if options.config is None:
             raise InvalidInput("--config is required, or --table", param="config")
-        found = _estimate(read_architecture(_read(options.config)), options)
+        found = _estimate(_read(options.config), options)
     except InvalidInput as error:
         sys.stderr.write(f"{error.message}\n")
         return 2
@@ -128,8 +129,9 @@ def _read(path: Path) -> dict[str, Any]:
 def _node(options: argparse.Namespace) -> NodeFacts:
     if options.parallelism == "fsdp" and options.gpus == 1:
         raise InvalidInput("fsdp shares a base among GPUs: --gpus must be above 1", param="gpus")
-    if options.device == "cpu" and options.gpus > 1:
-        raise InvalidInput("--gpus needs --device cuda", param="gpus")
+    if options.device == "cpu" and (options.gpus > 1 or options.gpu):
+        name = "gpu" if options.gpu else "gpus"
+        raise InvalidInput(f"--{name} needs --device cuda", param=name)
     settings = TrainingSettings(
         threads=options.cores, nproc_per_node=options.gpus, parallelism=options.parallelism
     )
@@ -157,21 +159,24 @@ def _check_job(options: argparse.Namespace) -> None:
         raise InvalidInput(message, param=name) from None
 
 
-def _estimate(architecture: Architecture, options: argparse.Namespace) -> Estimate:
+def _estimate(config: dict[str, Any], options: argparse.Namespace) -> Estimate:
+    architecture, context = read_architecture(config), context_length(config)
     _check_job(options)
-    if options.tokens_per_row and options.tokens_per_row > options.max_length:
-        raise InvalidInput(
-            f"--tokens-per-row {options.tokens_per_row:g} is above --max-length {options.max_length}:"
-            " a training refuses rows so long",
-            param="tokens_per_row",
-        )
     node = _node(options)
     batching = Batching(
         batch_sizes=(options.batch_size,),
         ranks=ranks_that_share([options.batch_size], node.gpus),
-        max_length=options.max_length,
+        max_length=min(options.max_length, context or options.max_length),  # as the trainer does
+        tokens=node.micro_batch_tokens,
         max_micro_batch=options.micro_batch,
     )
+    if options.tokens_per_row and options.tokens_per_row > batching.max_length:
+        limit = "--max-length" if batching.max_length == options.max_length else "the base's context,"
+        raise InvalidInput(
+            f"--tokens-per-row {options.tokens_per_row:g} is above {limit} {batching.max_length}:"
+            " a training refuses rows so long",
+            param="tokens_per_row",
+        )
     micro_batch, length = batching.largest_pass()
     shape = TrainingShape(
         rank=options.rank,
@@ -204,6 +209,10 @@ def _as_text(found: Estimate) -> str:
     lines += [f"{name.replace('_', ' '):24}" + _figures(value * (1 / GIB), 2) for name, value in found.memory]
     if found.time is not None:
         lines.append(f"{'minutes':24}" + _figures(found.time.minutes, 0))
+    else:
+        lines.append(
+            "minutes unknown: the speed of this GPU is in no table here, and no job has been measured"
+        )
     lines.append(f"fits {found.device} ({found.device_memory_bytes / GIB:.1f} GiB): {found.fits}")
     lines += [
         f"  with {_settings(change)}: {_gib(change.required)} ({change.consequence})"

@@ -61,9 +61,10 @@ Shapes are those of the `config.json` in:
 
 Where each comes from is written in `shared/narrowcast/estimates/memory.py` and `activations.py`. The range
 has two causes: whether the loss runs compiled or, where that fails, eagerly, and how much of what PyTorch has
-reserved lies idle. Neither can be known from a `config.json`, so the middle is expected. Weights, LoRA,
-gradients and optimizer are exact. Beyond some 20,000 tokens a row the upper end is that of Unsloth's
-published table, which grows faster than what is counted here.
+reserved lies idle. Neither can be known from a `config.json`, so the middle is expected, of rows as long as
+the longest. The upper end holds for rows of any length: run eagerly, the loss of somewhat shorter ones, which
+unsloth does not cut yet, takes most. Weights, LoRA, gradients and optimizer are exact. Beyond some 20,000
+tokens a row the upper end is that of Unsloth's published table, which grows faster than what is counted here.
 
 Not counted: on a card that a base hardly fits, unsloth moves the input embedding into the host's memory by
 itself, and takes that much less.
@@ -83,9 +84,9 @@ no estimate. Trainers of one type of GPU are to be set alike: the last that repo
 `POST /v1/fine_tuning/estimates` with a `training_file` measures: the served base's own tokenizer counts some
 of the file's rows, and those with most letters (`measured_rows` in the answer). Their mean gives the minutes,
 the longest one the memory. Where the server does not answer, and on the command line without
-`--tokens-per-row`, every row is taken for the longest that may be, and both are upper bounds: memory is that
-of the largest forward pass that rows of any length up to `max_length` can make (`micro_batch` rows of
-`longest_row` tokens in the answer).
+`--tokens-per-row`, every row is taken for the longest that may be, `max_length` or the base's context, and
+both are upper bounds: memory is that of the largest forward pass that such rows can make (`micro_batch` rows
+of `longest_row` tokens in the answer).
 
 ## What to change
 
@@ -95,13 +96,17 @@ which is a hyper-parameter for just that. It changes nothing of what is learnt.
 
 ## How it corrects itself
 
-Each finished job reports its measured peak and speed; the ratio to the uncorrected estimate is kept per type
-of GPU and engine, the newest 9. Their median, together with two votes of 1 for the formula, multiplies the
-next estimates, by no less than a half and no more than two (a tenth and ten for speed). So no single job,
-however odd, changes anything alone.
+Each finished job reports its measured peak and speed, per type of GPU and engine. The newest 9 count whose
+base has between a third and three times the parameters: what a small base takes, and how little it keeps a
+GPU busy, says nothing of a large one. Of memory it is what is not exact, activations and allocator, that is
+compared with the uncorrected estimate and multiplied in the next ones: never less comes out than weights,
+constants, LoRA, gradients and optimizer. The median of the ratios, together with two votes of 1 for the
+formula, counts, from a half to two (a tenth to ten for speed). So no single job, however odd, changes
+anything alone.
 
-Without measured jobs the speed is 15 – 45 % of the data sheet's 16-bit operations. Take its minutes for
-an order of magnitude until this GPU has trained three jobs.
+Without measured jobs the speed is 15 – 45 % of the data sheet's 16-bit operations; of a part of a GPU (MIG),
+of its share. Take its minutes for an order of magnitude until this GPU has trained three jobs. A GPU that is
+in no table has none until its first job, and then that job's speed, half of it, or half as much again.
 """
 
 

@@ -1,23 +1,25 @@
 """What a finished training really took, for the estimates of those to come."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 import redis
 
 from narrowcast import logs
 from narrowcast.errors import NarrowcastError
 from narrowcast.estimates.architecture import read_architecture
-from narrowcast.estimates.duration import tokens_per_second
+from narrowcast.estimates.duration import flops_per_token
 from narrowcast.estimates.history import EstimateFacts, NodeFacts, Observation
-from narrowcast.estimates.memory import context, memory_terms, slack
-from narrowcast.estimates.shapes import Range, TrainingShape
+from narrowcast.estimates.memory import memory_terms, uncertain
+from narrowcast.estimates.shapes import TrainingShape
 from narrowcast.jobs.records import Job
 from narrowcast.training import TrainingSpec
 from narrowcast_trainer.node import base_configs, node_facts
 from narrowcast_trainer.settings import TrainingSettings
 
 _log = logs.get(__name__)
+_LEAST_RATIO: Final = 0.01
+"""A ratio is above 0; corrections are bounded by more than that."""
 
 
 def observe(facts: EstimateFacts, settings: TrainingSettings, job: Job, result: Mapping[str, Any]) -> None:
@@ -39,7 +41,7 @@ def observe(facts: EstimateFacts, settings: TrainingSettings, job: Job, result: 
 def observation(
     config: Mapping[str, Any], spec: TrainingSpec, node: NodeFacts, result: Mapping[str, Any]
 ) -> Observation:
-    """Return what a job took over what the uncorrected formula gives for it.
+    """Return what a job took, beside what the uncorrected formula gives for it.
 
     Args:
         config: the base's ``config.json``.
@@ -66,13 +68,16 @@ def observation(
         memory_bytes=node.memory_bytes,
         modules=hyper.module_names,
     )
-    allocated = sum(memory_terms(architecture, shape).values(), Range.of(0))
+    terms = memory_terms(architecture, shape)
+    exact = sum(term.expected for name, term in terms.items() if name != "activations")
     # What is measured: on CUDA what PyTorch has reserved, else the whole process.
-    expected_bytes = allocated + (slack(allocated) if node.device == "cuda" else context(shape))
+    beyond = metrics["peak_memory_bytes"] - exact
     tokens_per_row = result["trained_tokens"] / (metrics["steps"] * hyper.batch_size)
-    expected = tokens_per_second(architecture, shape, node.name, node.cores, tokens_per_row)
     speed = metrics.get("tokens_per_s")
+    units = node.cores if node.device == "cpu" else 1
     return Observation(
-        memory_ratio=metrics["peak_memory_bytes"] / expected_bytes.expected,
-        speed_ratio=speed / expected.expected if expected is not None and speed else None,
+        parameters=architecture.parameters,
+        # Below what is exact: unsloth has put the embedding into the host's memory.
+        memory_ratio=max(beyond / uncertain(terms, shape).expected, _LEAST_RATIO),
+        flops=speed * flops_per_token(architecture, shape, tokens_per_row) / units if speed else None,
     )

@@ -110,25 +110,30 @@ def _unsloth(architecture: Architecture, shape: TrainingShape) -> Range:
         most = buffer + _PUBLISHED_OVER_COUNTED * (layer - buffer)
     # Hidden states before and after the last norm, and their gradient.
     loss = fixed + 3 * stream
-    logits = _unsloth_piece(architecture, shape) * architecture.vocabulary
-    return Range.of(
-        max(layer, loss + logits * _COMPILED_BYTES_PER_LOGIT),
-        max(most, loss + logits * _EAGER_BYTES_PER_LOGIT),
+    piece, largest = _unsloth_pieces(architecture, shape)
+    of_longest = Range.of(
+        max(layer, loss + piece * architecture.vocabulary * _COMPILED_BYTES_PER_LOGIT),
+        max(most, loss + piece * architecture.vocabulary * _EAGER_BYTES_PER_LOGIT),
     )
+    of_any = loss + largest * architecture.vocabulary * _EAGER_BYTES_PER_LOGIT
+    return Range(low=of_longest.low, expected=of_longest.expected, high=max(of_longest.high, of_any))
 
 
-def _unsloth_piece(architecture: Architecture, shape: TrainingShape) -> int:
-    """Return the rows of one piece of the loss."""
+def _unsloth_pieces(architecture: Architecture, shape: TrainingShape) -> tuple[int, int]:
+    """Return the tokens of one piece of the loss: of the longest rows, and at most of any shorter ones.
+
+    As many as are just not cut yet are more than a fourth of those that are.
+    """
     budget: float = _BUDGET_CAP
     if shape.memory_bytes is not None:
         # Half of what is free at the first step; the base takes at least half a byte a weight.
         loaded = architecture.linear_weights / 2 + architecture.embeddings * _HALF
         budget = min(budget, max(shape.memory_bytes - loaded, _GIB) / 2)
     whole = int(budget / (architecture.vocabulary * _BUDGET_BYTES_PER_LOGIT))
-    if shape.at_most or shape.tokens <= whole:
-        return min(shape.tokens, whole)  # fewer tokens than are cut into pieces may make the larger piece
+    if shape.tokens <= whole:
+        return shape.tokens, shape.tokens
     pieces = shape.tokens * architecture.vocabulary * _BUDGET_BYTES_PER_LOGIT / budget
-    return math.ceil(shape.tokens / (math.ceil(pieces / _PIECES) * _PIECES))
+    return math.ceil(shape.tokens / (math.ceil(pieces / _PIECES) * _PIECES)), whole
 
 
 def _peft_cuda(architecture: Architecture, shape: TrainingShape) -> Range:

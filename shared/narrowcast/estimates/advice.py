@@ -3,7 +3,7 @@
 import dataclasses
 import itertools
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, cast
 
 from pydantic import BaseModel
 
@@ -16,11 +16,12 @@ _SHORTEST: Final = 256
 """Tokens; a report with its prompt hardly fits in less."""
 _LOWEST_RANK: Final = 8
 _OF_A_PASS: Final[dict[Parameter, str]] = {"max_length": "max_length", "micro_batch": "max_micro_batch"}
-_CONSEQUENCES: Final[dict[Parameter, str]] = {
+_CONSEQUENCES: Final[dict[Parameter | Engine, str]] = {
     "max_length": "rows that are longer must be shortened or left out",
     "micro_batch": "the same training, somewhat slower",
     "rank": "the adapter can learn less",
-    "engine": "the same training, computed with less memory",
+    "unsloth": "the same training, computed with less memory",
+    "peft": "the same training, slower",
     "quantization": "the base is rounded to 4 bits while it is trained on",
 }
 
@@ -50,7 +51,7 @@ def changes(
     Args:
         shape: what does not fit.
         batching: by which batches would be cut anew: of shorter rows more go at once.
-        best_engine: the one of the node that needs least.
+        best_engine: the one that the node takes of itself.
         fits: returns what a training requires if it surely fits, else None.
     """
 
@@ -64,13 +65,17 @@ def changes(
         """Return the first one that fits, or none."""
         for settings in candidates:
             if (required := fits(changed(settings))) is not None:
-                costs = "; ".join(_CONSEQUENCES[parameter] for parameter in settings)
+                costs = "; ".join(_CONSEQUENCES[_costs_by(*setting)] for setting in settings.items())
                 return [Change(settings=settings, required=required, consequence=costs)]
         return []
 
     options = _options(shape, batching, best_engine)
     alone = [fitting({parameter: value} for value in values) for parameter, values in options.items()]
     return list(itertools.chain(*alone)) or fitting(_together(options))
+
+
+def _costs_by(parameter: Parameter, value: int | str) -> Parameter | Engine:
+    return cast(Engine, value) if parameter == "engine" else parameter
 
 
 def _options(shape: TrainingShape, batching: Batching, best_engine: Engine) -> dict[Parameter, list[Any]]:
@@ -80,7 +85,8 @@ def _options(shape: TrainingShape, batching: Batching, best_engine: Engine) -> d
         "max_length": _halves(shape.length, _SHORTEST),
         "micro_batch": [rows for rows in fewer if any(share % rows == 0 for share in batching.shares)],
         "rank": _halves(shape.rank, _LOWEST_RANK),
-        "engine": [best_engine] if on_gpu and best_engine != shape.engine == "peft" else [],
+        # Of a small base peft's loss, in tiles, takes less than unsloth's.
+        "engine": [engine for engine in (best_engine, "peft") if on_gpu and engine != shape.engine],
         "quantization": ["nf4"]
         if on_gpu and shape.parallelism != "fsdp" and shape.quantization != "nf4"
         else [],

@@ -41,15 +41,12 @@ def flops_per_token(architecture: Architecture, shape: TrainingShape, tokens_per
     return frozen + trained + (3 + recomputed) * attention + output_layer
 
 
-def tokens_per_second(
-    architecture: Architecture, shape: TrainingShape, device_name: str, cores: int, tokens_per_row: float
-) -> Range | None:
-    """Return the speed, padding left out; None for a GPU that is not in the table."""
+def unit_flops(shape: TrainingShape, device_name: str) -> Range | None:
+    """Return the operations a second to expect of a GPU, or of one core of a CPU, before any is measured.
+
+    None for a GPU that is not in the table.
+    """
     if shape.device == "cpu":
-        flops = (_CPU_CORE_BF16 if shape.autocast else _CPU_CORE_FLOAT) * cores
-    else:
-        peak = peak_flops(device_name)
-        if peak is None:
-            return None
-        flops = _UTILISATION * peak
-    return flops * (1 / flops_per_token(architecture, shape, tokens_per_row))
+        return _CPU_CORE_BF16 if shape.autocast else _CPU_CORE_FLOAT
+    peak = peak_flops(device_name)
+    return None if peak is None else _UTILISATION * peak

@@ -7,9 +7,9 @@ from pydantic import BaseModel
 
 from narrowcast.estimates.advice import Change, changes
 from narrowcast.estimates.architecture import Architecture
-from narrowcast.estimates.duration import steps, tokens_per_second
+from narrowcast.estimates.duration import flops_per_token, steps, unit_flops
 from narrowcast.estimates.history import Correction, NodeFacts
-from narrowcast.estimates.memory import context, memory_terms, slack
+from narrowcast.estimates.memory import context, memory_terms, slack, uncertain
 from narrowcast.estimates.shapes import Batching, Parallelism, Range, TrainingShape
 
 Fits = Literal["yes", "perhaps", "no"]
@@ -47,7 +47,7 @@ class MemoryEstimate(BaseModel):
     activations: Range
     """With the temporaries of a step."""
     correction: Range
-    """What finished jobs on this type of GPU took beyond the terms above, or below them."""
+    """What finished jobs on this type of GPU took beyond activations and allocator, or below them."""
     allocator: Range
     """Reserved by PyTorch and not in use."""
     total: Range
@@ -73,7 +73,7 @@ class Estimate(BaseModel):
     steps: int
     memory: MemoryEstimate
     time: TimeEstimate | None
-    """None for a GPU whose speed is not known."""
+    """None for a GPU whose speed is not known, until a job has been measured there."""
     device: str
     device_memory_bytes: int
     gpus: int
@@ -124,8 +124,8 @@ def estimate_memory(
     """Return the peak by purpose."""
     terms = {name: round(term) for name, term in memory_terms(architecture, shape).items()}
     computed = sum(terms.values(), Range.of(0))
-    extra = round(computed * ((correction or Correction()).memory - 1))
-    allocator = round(slack(computed + extra))
+    extra = round(uncertain(terms, shape) * ((correction or Correction()).memory - 1))
+    allocator = round(slack(computed))
     total = computed + extra + allocator
     own = context(shape)
     return MemoryEstimate(
@@ -143,10 +143,11 @@ def _time(
     architecture: Architecture, plan: Plan, node: NodeFacts, correction: Correction
 ) -> TimeEstimate | None:
     tokens_per_row = plan.mean_tokens
-    speed = tokens_per_second(architecture, plan.shape, node.name, node.cores, tokens_per_row)
-    if speed is None:
+    flops = correction.speed(unit_flops(plan.shape, node.name))
+    if flops is None:
         return None
-    speed = speed * correction.speed
+    units = node.cores if plan.shape.device == "cpu" else 1
+    speed = flops * (units / flops_per_token(architecture, plan.shape, tokens_per_row))
     # From no faster than one GPU, where they wait for one another most of the time, to as fast as all.
     speed = Range.of(speed.low, speed.high * plan.shape.ranks) if plan.shape.ranks > 1 else speed
     tokens = plan.trials * plan.rows * plan.epochs * tokens_per_row

@@ -4,6 +4,7 @@ Live state, so Redis: the gateway has no access to a trainer's disk, and a train
 zero must still be known. Keyed by the type of GPU, not by the node, so that nothing piles up.
 """
 
+import itertools
 import json
 import math
 import statistics
@@ -15,12 +16,18 @@ import redis
 from pydantic import BaseModel, Field, ValidationError
 
 from narrowcast.errors import NotFound
-from narrowcast.estimates.shapes import Device, Engine, Parallelism, Quantization
+from narrowcast.estimates.shapes import Device, Engine, Parallelism, Quantization, Range
 
 _M = TypeVar("_M", bound=BaseModel)
 _NODES, _BASES = "nc:estimates:nodes", "nc:estimates:bases"
 KEPT_OBSERVATIONS: Final = 9
-"""The newest ones: what an engine needs changes with its version."""
+"""The newest ones that count: what an engine needs changes with its version."""
+_ALIKE: Final = 3.0
+"""Times the parameters: 8B and 14B, not 0.5B and 8B."""
+_STORED_OBSERVATIONS: Final = 4 * KEPT_OBSERVATIONS
+"""Of bases of all sizes."""
+_MEASURED_SPREAD: Final = Range.of(0.5, 1.5)
+"""As wide about the middle as the guess for GPUs that are known (15 - 45 %): rows differ in length."""
 _PRIOR: Final = (1.0, 1.0)
 """The formula's own two votes in the median: one odd job, the first included, moves nothing alone."""
 _MEMORY_BOUNDS: Final = (0.5, 2.0)
@@ -51,28 +58,47 @@ class NodeFacts(BaseModel):
 
 
 class Observation(BaseModel):
-    """What a finished job took, over what was estimated for it without any correction."""
+    """What a finished job took."""
 
+    parameters: int = Field(gt=0)
+    """Of its base model."""
     memory_ratio: float = Field(gt=0, allow_inf_nan=False)
-    speed_ratio: float | None = Field(None, gt=0, allow_inf_nan=False)
+    """What is not exact of the estimate (:func:`narrowcast.estimates.memory.uncertain`), as measured, over
+    what was expected of it without any correction."""
+    flops: float | None = Field(None, gt=0, allow_inf_nan=False)
+    """Operations a second of the GPU, or of one core of the CPU, as estimates count them."""
 
 
 class Correction(BaseModel):
-    """By what estimates for a type of GPU and an engine are multiplied."""
+    """What finished jobs on a type of GPU, with an engine, on bases of such a size, say of the next."""
 
     memory: float = 1.0
-    speed: float = 1.0
+    """Multiplies what is not exact of an estimate."""
+    flops: tuple[float, ...] = ()
+    """Operations a second that were reached."""
     jobs: int = 0
-    """Finished jobs that it comes from."""
+    """That it comes from."""
+
+    def speed(self, guess: Range | None) -> Range | None:
+        """Return the operations a second to expect: the guess, corrected; without one, as measured."""
+        if guess is not None:
+            return guess * _median([one / guess.expected for one in self.flops], _SPEED_BOUNDS)
+        return _MEASURED_SPREAD * statistics.median(self.flops) if self.flops else None
 
 
-def corrected(observations: Iterable[Observation]) -> Correction:
-    """Return the correction that finished jobs suggest: the median, bounded, with a prior at 1."""
-    known = list(observations)[:KEPT_OBSERVATIONS]
-    speeds = [one.speed_ratio for one in known if one.speed_ratio is not None]
+def corrected(observations: Iterable[Observation], parameters: int) -> Correction:
+    """Return the correction that finished jobs suggest: medians, bounded, with a prior at 1.
+
+    Args:
+        observations: the newest first.
+        parameters: of the base to be trained. Jobs of much smaller or larger ones are left out: a small base
+            keeps no GPU busy, and what it takes beside its weights says nothing of a large one.
+    """
+    alike = (one for one in observations if 1 / _ALIKE <= one.parameters / parameters <= _ALIKE)
+    known = list(itertools.islice(alike, KEPT_OBSERVATIONS))
     return Correction(
         memory=_median([one.memory_ratio for one in known], _MEMORY_BOUNDS),
-        speed=_median(speeds, _SPEED_BOUNDS),
+        flops=tuple(one.flops for one in known if one.flops is not None),
         jobs=len(known),
     )
 
@@ -118,13 +144,13 @@ class EstimateFacts:
         key = _observations(node, engine)
         with self._redis.pipeline(transaction=True) as pipe:
             pipe.lpush(key, observation.model_dump_json())
-            pipe.ltrim(key, 0, KEPT_OBSERVATIONS - 1)
+            pipe.ltrim(key, 0, _STORED_OBSERVATIONS - 1)
             pipe.execute()
 
-    def correction(self, node: str, engine: str) -> Correction:
-        """Return what to multiply by on this type of GPU with this engine."""
-        newest = self._redis.lrange(_observations(node, engine), 0, KEPT_OBSERVATIONS - 1)
-        return corrected(_readable(Observation, newest))
+    def correction(self, node: str, engine: str, parameters: int) -> Correction:
+        """Return what jobs say of this type of GPU with this engine, for a base of so many parameters."""
+        newest = self._redis.lrange(_observations(node, engine), 0, -1)
+        return corrected(_readable(Observation, newest), parameters)
 
 
 def _readable(kind: type[_M], raw: Iterable[str]) -> Iterator[_M]:

@@ -7,14 +7,15 @@ seven linears, 2 rows of 2048 tokens, NF4 with double quantisation, ``unsloth``)
     quantisation constants   0.103   1 B per 64 weights and a float32 per 256 of those
     LoRA, gradients          1.250   167,772,160 parameters, 4 B each
     optimizer                0.317   8-bit AdamW: 2 B and 8/256 B
-    activations        0.76 – 1.98   one layer recomputed, or the loss of one piece of the rows
-    allocator          0.00 – 0.84   what PyTorch reserves and does not use
-    total              7.64 – 9.70   expected 8.64; the paper reports 8.84
+    activations        0.76 – 3.76   one layer recomputed, or the loss of one piece of the rows
+    allocator          0.00 – 1.01   what PyTorch reserves and does not use
+    total              7.64 – 11.65  expected 8.64; the paper reports 8.84
 
 The paper's "8.84 GB" is what Unsloth's notebooks print as "Peak reserved memory":
 ``torch.cuda.max_memory_reserved() / 1024 ** 3``, so GiB, without CUDA's own context.
 """
 
+from collections.abc import Mapping
 from typing import Final
 
 from narrowcast.errors import InvalidInput
@@ -106,6 +107,18 @@ def slack(allocated: Range) -> Range:
     measured after loading (9.5 %), when the largest blocks have just been freed.
     """
     return Range(low=0, expected=allocated.expected * _MOST_SLACK / 2, high=allocated.high * _MOST_SLACK)
+
+
+def uncertain(terms: Mapping[str, Range], shape: TrainingShape) -> Range:
+    """Return what of :func:`memory_terms`, and beside them, is a guess that a measured job can correct.
+
+    Weights, LoRA, gradients and the optimizer's states are exact: no job needs less of them.
+    """
+    allocated = sum(terms.values(), Range.of(0))
+    process = (
+        context(shape) if shape.device == "cpu" else Range.of(0)
+    )  # of a CPU's, all that it holds is measured
+    return terms["activations"] + slack(allocated) + process
 
 
 def context(shape: TrainingShape) -> Range:

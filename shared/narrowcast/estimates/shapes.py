@@ -34,8 +34,6 @@ class TrainingShape:
     modules: tuple[str, ...] | None = None
     """The linears that LoRA is put on; None: all seven. Activations are counted as with all seven."""
 
-    at_most: bool = False
-    """Whether the longest row is not known, so that what is estimated must hold for shorter ones too."""
     ranks: int = 1
     """GPUs that share the training; what is estimated is each one's."""
     parallelism: Parallelism = "ddp"

@@ -31,6 +31,7 @@ CPU = NodeFacts(
     cores=4,
 )
 PAPER = {"micro_batch": 2}
+PARAMETERS = 8_030_261_248
 Error = Callable[..., dict[str, Any]]
 
 
@@ -40,6 +41,10 @@ def facts(connections: Connections, llama_8b: dict[str, Any]) -> EstimateFacts:
     # The real base of the tests serves under its name; the estimate is of the paper's shape.
     reported.report_node(T4, {BASE: llama_8b})
     return reported
+
+
+def took(memory_ratio: float, flops: float | None = None, parameters: int = PARAMETERS) -> Observation:
+    return Observation(parameters=parameters, memory_ratio=memory_ratio, flops=flops)
 
 
 def _ask(gateway: Any, **body: Any) -> Any:
@@ -56,6 +61,26 @@ def test_the_papers_case(gateway: Any, facts: EstimateFacts) -> None:
     assert found["memory"]["total"]["expected"] / GIB == pytest.approx(8.84, rel=0.05)
     assert (found["device"], found["fits"], found["changes"]) == ("Tesla T4", "yes", [])
     assert found["time"]["minutes"]["low"] < found["time"]["minutes"]["high"]
+
+
+def test_without_the_longest_row_it_is_the_same(gateway: Any, facts: EstimateFacts) -> None:
+    """Every row is taken for the longest that may be, here and on the command line."""
+    known = _ask(gateway, rows=936, longest_row=2048, hyperparameters=PAPER).json()
+    assert _ask(gateway, rows=936, hyperparameters=PAPER).json() == known
+
+
+def test_rows_end_where_the_base_does(gateway: Any, facts: EstimateFacts, llama_8b: dict[str, Any]) -> None:
+    facts.report_node(T4, {BASE: llama_8b | {"max_position_embeddings": 1024}})
+    found = _ask(gateway, rows=936, longest_row=1500).json()
+    assert (found["longest_row"], found["max_length"], found["rows_too_long"]) == (1024, 1024, True)
+
+
+def test_an_engine_that_is_not_installed_there_is_refused(
+    gateway: Any, facts: EstimateFacts, error: Error
+) -> None:
+    facts.report_node(T4.model_copy(update={"engine": "peft"}), {})
+    asked = {"rows": 10, "hyperparameters": {"engine": "unsloth"}}
+    assert error(_ask(gateway, **asked), 400, "engine_unavailable")["param"] == "hyperparameters.engine"
 
 
 def test_rows_come_from_a_file_and_the_micro_batch_from_the_trainer(
@@ -147,24 +172,28 @@ def test_where_bases_are_sharded_each_gpu_holds_a_part(gateway: Any, facts: Esti
 
 def test_it_learns_from_finished_jobs_of_the_same_gpu_and_engine(gateway: Any, facts: EstimateFacts) -> None:
     before = _ask(gateway, rows=936, longest_row=2048, hyperparameters=PAPER).json()
+    guess = 0.3 * 65e12
     for _ in range(5):
-        facts.observe(T4.name, "unsloth", Observation(memory_ratio=1.25, speed_ratio=0.5))
-        facts.observe(T4.name, "peft", Observation(memory_ratio=0.5))
-        facts.observe(SMALL.name, "unsloth", Observation(memory_ratio=0.5))
+        facts.observe(T4.name, "unsloth", took(1.25, flops=guess / 2))
+        facts.observe(T4.name, "peft", took(0.5))
+        facts.observe(SMALL.name, "unsloth", took(0.5))
+        facts.observe(T4.name, "unsloth", took(0.5, flops=guess / 10, parameters=135_000_000))
     after = _ask(gateway, rows=936, longest_row=2048, hyperparameters=PAPER).json()
     assert after["corrected_by_jobs"] == 5
     for end in ("low", "expected", "high"):
-        assert after["memory"]["total"][end] == pytest.approx(1.25 * before["memory"]["total"][end])
+        guessed = sum(before["memory"][term][end] for term in ("activations", "allocator"))
+        assert after["memory"]["correction"][end] == pytest.approx(0.25 * guessed)
+        assert after["memory"]["total"][end] == pytest.approx(before["memory"]["total"][end] + 0.25 * guessed)
         assert after["time"]["minutes"][end] == pytest.approx(2 * before["time"]["minutes"][end])
 
 
 def test_no_more_is_kept_of_jobs_than_is_used(connections: Connections, facts: EstimateFacts) -> None:
-    for _ in range(3 * KEPT_OBSERVATIONS):
-        facts.observe(T4.name, "unsloth", Observation(memory_ratio=1.1))
+    for _ in range(9 * KEPT_OBSERVATIONS):
+        facts.observe(T4.name, "unsloth", took(1.1))
     (key,) = connections.redis.keys("nc:estimates:observations:*")
-    assert connections.redis.llen(key) == KEPT_OBSERVATIONS
+    assert connections.redis.llen(key) == 4 * KEPT_OBSERVATIONS
     connections.redis.lpush(key, '{"memory_ratio": "of another version"}')
-    assert facts.correction(T4.name, "unsloth").jobs == KEPT_OBSERVATIONS - 1
+    assert facts.correction(T4.name, "unsloth", PARAMETERS).jobs == KEPT_OBSERVATIONS
     connections.redis.hset("nc:estimates:nodes", "A GPU", '{"name": "of another version"}')
     assert facts.nodes() == [T4]
 

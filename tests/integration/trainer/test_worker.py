@@ -65,8 +65,8 @@ def test_a_queued_job_becomes_an_adapter(
     (raw,) = desk.connections.redis.lrange(f"nc:estimates:observations:{node.name}:peft", 0, -1)  # type: ignore[misc]
     took = Observation.model_validate_json(raw)
     assert 0.5 < took.memory_ratio < 2, "the estimate of a real process is of the right size"
-    assert took.speed_ratio is not None
-    assert facts.correction(node.name, "peft").jobs == 1
+    assert took.flops is not None
+    assert facts.correction(node.name, "peft", took.parameters).jobs == 1
     assert desk.checkpoints(job.id) == []
     assert not (trainer_settings.trainer.work_dir / job.id).exists()
 

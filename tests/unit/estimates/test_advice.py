@@ -5,12 +5,14 @@ from typing import Any
 
 import pytest
 
-from narrowcast.estimates.architecture import Architecture
+from narrowcast.estimates.architecture import Architecture, read_architecture
+from narrowcast.estimates.duration import unit_flops
 from narrowcast.estimates.estimate import Estimate, Plan, estimate
 from narrowcast.estimates.history import Correction, NodeFacts
 from narrowcast.estimates.shapes import Batching, TrainingShape
 
 GIB = 1024**3
+EXACT = ("weights", "quantization_constants", "lora", "gradients", "optimizer")
 FIELDS = {"micro_batch": "max_micro_batch"}
 BATCHES = Batching((8,), max_length=2048, max_micro_batch=2)
 
@@ -26,8 +28,10 @@ def _on(
 
 
 def test_single_changes_come_in_their_order(llama: Architecture, t4: NodeFacts) -> None:
-    found = _on(llama, t4, 10)
+    found = _on(llama, t4, 11.5)
     assert found.fits == "perhaps"
+    assert [list(change.settings) for change in found.changes] == [["max_length"], ["rank"], ["engine"]]
+    found = _on(llama, t4, 10, engine="peft")
     assert [list(change.settings) for change in found.changes] == [["max_length"], ["micro_batch"], ["rank"]]
 
 
@@ -66,7 +70,7 @@ def test_without_the_longest_row_it_is_an_upper_bound(
     Of few tokens unsloth computes the loss in one piece, which may take more than a fourth of many.
     """
     unknown = Batching((8,), max_length=max_length, tokens=8192)
-    most = _on(llama, t4, 80, unknown, engine=engine, at_most=True).memory.required
+    most = _on(llama, t4, 80, unknown, engine=engine).memory.required
     for longest in range(64, max_length + 1, 61):
         known = _on(llama, t4, 80, dataclasses.replace(unknown, longest=longest), engine=engine)
         assert known.memory.required.high <= most.high * 1.005, longest
@@ -79,22 +83,73 @@ def test_nothing_is_suggested_where_nothing_helps(llama: Architecture, t4: NodeF
 
 def test_a_correction_decides_as_well(llama: Architecture, t4: NodeFacts) -> None:
     plan = Plan(TrainingShape(64, 2048, 2), 936, 3, BATCHES)
-    node = t4.model_copy(update={"memory_bytes": 12 * GIB})
-    assert estimate(llama, plan, node).fits == "yes"
-    corrected = estimate(llama, plan, node, Correction(memory=1.3, speed=2.0, jobs=5))
+    node = t4.model_copy(update={"memory_bytes": 13 * GIB})
+    plain = estimate(llama, plan, node)
+    assert plain.fits == "yes"
+    guess = unit_flops(plan.shape, t4.name)
+    assert guess
+    corrected = estimate(llama, plan, node, Correction(memory=1.3, flops=(2 * guess.expected,) * 3, jobs=3))
     assert corrected.fits == "perhaps"
     assert corrected.memory.correction.expected > 0
-    plain = estimate(llama, plan, node)
     assert plain.time
     assert corrected.time
     assert corrected.time.minutes.expected == pytest.approx(plain.time.minutes.expected / 2)
 
 
-def test_an_unknown_gpu_has_memory_but_no_minutes(llama: Architecture, t4: NodeFacts) -> None:
+@pytest.mark.parametrize("ratio", [0.5, 0.6, 2.0])
+@pytest.mark.parametrize("gib", [15, 24])
+def test_no_correction_takes_away_what_is_exact(
+    llama: Architecture, t4: NodeFacts, ratio: float, gib: int
+) -> None:
+    plan = Plan(TrainingShape(64, 2048, 2), 936, 3, BATCHES)
+    node = t4.model_copy(update={"memory_bytes": gib * GIB})
+    memory = estimate(llama, plan, node, Correction(memory=ratio, jobs=9)).memory
+    exact = sum(getattr(memory, name).expected for name in EXACT)
+    assert memory.total.low > exact
+    beyond = (memory.activations + memory.allocator) * ratio
+    assert memory.total.expected == pytest.approx(exact + beyond.expected)
+
+
+def test_a_gpu_in_no_table_has_no_minutes_until_a_job_was_measured(
+    llama: Architecture, t4: NodeFacts
+) -> None:
     node = t4.model_copy(update={"name": "Imaginary 9000"})
-    found = estimate(llama, Plan(TrainingShape(64, 2048, 2), 936, 3, BATCHES), node)
+    plan = Plan(TrainingShape(64, 2048, 2), 936, 3, BATCHES)
+    found = estimate(llama, plan, node)
     assert found.time is None
     assert found.fits == "yes"
+    guess = unit_flops(plan.shape, t4.name)
+    assert guess
+    learnt = estimate(llama, plan, node, Correction(flops=(guess.expected,), jobs=1)).time
+    known = estimate(llama, plan, t4).time
+    assert learnt
+    assert known
+    for end in ("low", "expected", "high"):
+        assert getattr(learnt.minutes, end) == pytest.approx(getattr(known.minutes, end), rel=0.01)
+
+
+def test_of_a_small_base_the_other_engine_is_offered(t4: NodeFacts) -> None:
+    """Its large vocabulary weighs more than its layers: peft's loss, in tiles, needs less."""
+    smollm2 = read_architecture(
+        {
+            "model_type": "llama",
+            "hidden_size": 576,
+            "intermediate_size": 1536,
+            "num_hidden_layers": 30,
+            "num_attention_heads": 9,
+            "num_key_value_heads": 3,
+            "vocab_size": 49152,
+            "tie_word_embeddings": True,
+        }
+    )
+    found = _on(smollm2, t4, 1, Batching((8,), max_length=256, max_micro_batch=1), rank=8)
+    assert found.fits == "perhaps"
+    assert [change.settings for change in found.changes] == [{"engine": "peft"}]
+    assert found.changes[0].consequence == "the same training, slower"
+    assert (
+        _on(smollm2, t4, 1, Batching((8,), max_length=256, max_micro_batch=1), rank=8, engine="peft").fits
+        == "yes"
+    )
 
 
 def test_what_is_sharded_is_not_told_to_be_quantised(llama: Architecture, t4: NodeFacts) -> None:

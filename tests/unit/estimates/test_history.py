@@ -3,14 +3,26 @@
 import pytest
 
 from narrowcast.estimates.history import KEPT_OBSERVATIONS, Correction, Observation, corrected
+from narrowcast.estimates.shapes import Range
+
+GUESS = Range.of(1e12, 3e12)
+
+
+BASE = 8_000_000_000
+
+
+def _took(memory_ratio: float = 1, flops: float | None = None, parameters: int = BASE) -> Observation:
+    return Observation(parameters=parameters, memory_ratio=memory_ratio, flops=flops)
 
 
 def _memory(*ratios: float) -> float:
-    return corrected(Observation(memory_ratio=ratio) for ratio in ratios).memory
+    return corrected((_took(ratio) for ratio in ratios), BASE).memory
 
 
 def test_without_jobs_the_formula_stands() -> None:
-    assert corrected([]) == Correction(memory=1, speed=1, jobs=0)
+    assert corrected([], BASE) == Correction(memory=1, flops=(), jobs=0)
+    assert corrected([], BASE).speed(GUESS) == GUESS
+    assert corrected([], BASE).speed(None) is None
 
 
 @pytest.mark.parametrize("odd", [0.01, 5.0, 1e9])
@@ -29,8 +41,9 @@ def test_jobs_that_agree_are_believed() -> None:
 
 
 def test_it_is_bounded() -> None:
-    many = [Observation(memory_ratio=50, speed_ratio=0.001)] * KEPT_OBSERVATIONS
-    assert corrected(many) == Correction(memory=2.0, speed=0.1, jobs=KEPT_OBSERVATIONS)
+    found = corrected([_took(50, 0.001)] * KEPT_OBSERVATIONS, BASE)
+    assert (found.memory, found.jobs) == (2.0, KEPT_OBSERVATIONS)
+    assert found.speed(GUESS) == GUESS * 0.1
 
 
 def test_only_the_newest_count() -> None:
@@ -39,11 +52,21 @@ def test_only_the_newest_count() -> None:
 
 
 def test_speed_is_learnt_from_the_jobs_that_measured_it() -> None:
-    seen = [Observation(memory_ratio=1)] * 4 + [Observation(memory_ratio=1, speed_ratio=3)] * 4
-    assert corrected(seen).speed == pytest.approx(3)
+    found = corrected([_took()] * 4 + [_took(flops=3 * GUESS.expected)] * 4, BASE).speed(GUESS)
+    assert found
+    assert found.expected == pytest.approx(3 * GUESS.expected)
+
+
+def test_jobs_of_bases_of_another_size_say_nothing() -> None:
+    """A small base keeps no GPU busy."""
+    small = [_took(0.5, 1.0, 135_000_000)] * 3
+    assert corrected(small, BASE) == Correction()
+    assert corrected(small, 494_000_000).jobs == 0
+    assert corrected([*small, _took(1.4, parameters=14_000_000_000)], BASE).jobs == 1
+    assert corrected(small * 9 + [_took(1.4)] * 3, BASE).memory == pytest.approx(1.4)
 
 
 @pytest.mark.parametrize("ratio", [0, -1, float("nan"), float("inf")])
 def test_impossible_measurements_are_refused(ratio: float) -> None:
     with pytest.raises(ValueError, match="memory_ratio"):
-        Observation(memory_ratio=ratio)
+        _took(ratio)

@@ -136,11 +136,31 @@ def test_the_papers_case_as_its_command_line(config: str) -> None:
     )
 
 
+def test_no_pass_is_larger_than_the_trainer_makes(config: str, capsys: pytest.CaptureFixture[str]) -> None:
+    long = ["--config", config, "--gpu", "Tesla T4", "--gpu-memory", "15", "--max-length", "8192"]
+    assert _json(capsys, *long, "--micro-batch", "2") == _json(capsys, *long, "--micro-batch", "1")
+
+
+def test_rows_end_where_the_base_does(
+    tmp_path: Path, llama_8b: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(llama_8b | {"max_position_embeddings": 2048}))
+    t4 = ["--config", str(tmp_path), "--gpu", "Tesla T4", "--gpu-memory", "15"]
+    assert _json(capsys, *t4, "--max-length", "8192") == _json(capsys, *t4, "--max-length", "2048")
+    assert main([*t4, "--max-length", "8192", "--tokens-per-row", "3000"]) == 2
+    assert "above the base's context, 2048" in capsys.readouterr().err
+
+
+def test_where_no_speed_is_known_it_says_so(config: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--config", config, "--gpu", "Imaginary 9000", "--gpu-memory", "24"]) == 0
+    assert "minutes unknown" in capsys.readouterr().out
+
+
 def test_people_get_words(capsys: pytest.CaptureFixture[str], config: str) -> None:
-    assert main(["--config", config, "--gpu", "Tesla T4", "--gpu-memory", "10"]) == 0
+    assert main(["--config", config, "--gpu", "Tesla T4", "--gpu-memory", "10.4", "--engine", "peft"]) == 0
     printed = capsys.readouterr().out
     assert "167,772,160 trainable of 8,030,261,248 parameters, 351 steps" in printed
-    assert "fits Tesla T4 (10.0 GiB): perhaps" in printed
+    assert "fits Tesla T4 (10.4 GiB): perhaps" in printed
     assert "with micro_batch 1:" in printed
 
 
@@ -161,6 +181,7 @@ def test_a_folder_and_a_cpu_will_do(capsys: pytest.CaptureFixture[str], base_mod
         (["--config", "CONFIG", "--gpu", "Tesla T4"], "--gpu-memory"),
         (["--config", "CONFIG", "--tokens-per-row", "513", "--max-length", "512"], "above --max-length 512"),
         (["--config", "CONFIG", "--device", "cpu", "--engine", "unsloth"], "needs CUDA"),
+        (["--config", "CONFIG", "--device", "cpu", "--gpu", "Tesla T4"], "--gpu needs --device cuda"),
     ],
 )
 def test_what_cannot_be_estimated_is_said(
@@ -263,8 +284,12 @@ def test_a_finished_job_is_compared_with_its_own_estimate(llama_8b: dict[str, An
         "metrics": metrics,
     }
     found = observation(llama_8b, spec, facts, result)
-    assert found.memory_ratio == pytest.approx(10 / 8.64, rel=0.01), "of what PyTorch reserves"
-    assert found.speed_ratio is not None
-    assert 0.5 < found.speed_ratio < 2
+    exact, expected = 6.88, 8.64  # of what PyTorch reserves
+    assert found.memory_ratio == pytest.approx((10 - exact) / (expected - exact), rel=0.01)
+    assert found.parameters == 8_030_261_248
+    assert found.flops is not None
+    assert 0.1 < found.flops / 65e12 < 0.6
+    offloaded = result | {"metrics": metrics | {"peak_memory_bytes": 6 * GIB}}
+    assert 0 < observation(llama_8b, spec, facts, offloaded).memory_ratio < 0.1
     with pytest.raises(KeyError):
         observation(llama_8b, spec, facts, result | {"metrics": {}})

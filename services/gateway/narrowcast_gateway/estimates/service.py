@@ -7,6 +7,7 @@ from typing import Any, Final
 import httpx
 from anyio import move_on_after, to_thread
 
+from narrowcast.context import context_length
 from narrowcast.datasets import Row
 from narrowcast.errors import InvalidInput, NotFound, Unavailable
 from narrowcast.estimates.architecture import read_architecture
@@ -100,10 +101,12 @@ class Estimates:
         self, question: Question, hyperparameters: Hyperparameters, rows: int, measured: int
     ) -> Answer:
         node = self._node(question.gpu)
-        architecture = read_architecture(self._facts.config(question.base_model))
-        plan = _plan(question, hyperparameters, node, rows)
-        correction = self._facts.correction(node.name, plan.shape.engine)
+        config = self._facts.config(question.base_model)
+        architecture = read_architecture(config)
+        plan = _plan(question, hyperparameters, node, rows, context_length(config))
+        correction = self._facts.correction(node.name, plan.shape.engine, architecture.parameters)
         try:
+            _check_engine(plan.shape, node)
             made = estimate(architecture, plan, node, correction)
         except InvalidInput as error:
             error.param = f"{HYPERPARAMETERS}{error.param}"
@@ -172,12 +175,15 @@ class _Lengths:
         )
 
 
-def _plan(question: Question, hyperparameters: Hyperparameters, node: NodeFacts, rows: int) -> Plan:
+def _plan(
+    question: Question, hyperparameters: Hyperparameters, node: NodeFacts, rows: int, context: int | None
+) -> Plan:
+    max_length = min(hyperparameters.max_length, context or hyperparameters.max_length)  # as the trainer does
     # Of a sweep's choices those that take most memory.
     batching = Batching(
         batch_sizes=hyperparameters.batch_sizes,
         ranks=ranks_that_share(hyperparameters.batch_sizes, node.gpus),
-        max_length=hyperparameters.max_length,
+        max_length=max_length,
         longest=question.longest_row,
         tokens=node.micro_batch_tokens,
         max_micro_batch=hyperparameters.micro_batch,
@@ -192,7 +198,6 @@ def _plan(question: Question, hyperparameters: Hyperparameters, node: NodeFacts,
         quantization=node.quantization if stored == "auto" else stored,
         autocast=node.bf16,
         modules=hyperparameters.module_names,
-        at_most=question.longest_row is None,
         ranks=batching.ranks,
         parallelism=node.parallelism,
     )
@@ -202,6 +207,15 @@ def _plan(question: Question, hyperparameters: Hyperparameters, node: NodeFacts,
         rows=rows,
         epochs=hyperparameters.most_epochs,
         batching=batching,
-        tokens_per_row=min(mean, question.longest_row or mean, hyperparameters.max_length) if mean else None,
+        tokens_per_row=min(mean, question.longest_row or mean, max_length) if mean else None,
         trials=hyperparameters.n_trials,
     )
+
+
+def _check_engine(shape: TrainingShape, node: NodeFacts) -> None:
+    # What unsloth cannot do at all, on a CPU or with a sharded base, the estimate itself says.
+    able = node.device == "cuda" and node.parallelism == "ddp"
+    if able and shape.engine == "unsloth" and node.engine == "peft":
+        raise InvalidInput(
+            f"the trainer on {node.name} has no unsloth installed", code="engine_unavailable", param="engine"
+        )
