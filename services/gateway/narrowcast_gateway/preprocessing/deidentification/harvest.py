@@ -14,6 +14,7 @@ from narrowcast_gateway.preprocessing.deidentification.lexicon import (
     normal,
     stem,
 )
+from narrowcast_gateway.preprocessing.deidentification.name_context import names_a_standing_thing
 from narrowcast_gateway.preprocessing.deidentification.name_forms import initials_before, rest_of_name
 from narrowcast_gateway.preprocessing.deidentification.names import NameFinder
 from narrowcast_gateway.preprocessing.deidentification.placeholders import Kind, Span
@@ -70,8 +71,12 @@ class HarvestedNames:
                 Kind.PERSON,
             )
             for match in _WORD.finditer(text)
-            if self._matches(match.group())
+            if self._matches(match.group()) and not self._is_eponym_there(match, text)
         ]
+
+    def _is_eponym_there(self, match: re.Match[str], text: str) -> bool:
+        """Of a patient called Паркинсон, «болезнь Паркинсона» tells nothing."""
+        return self._lexicon.is_listed(match.group()) and names_a_standing_thing(text, *match.span())
 
     def _matches(self, word: str) -> bool:
         if not self._forms or len(word) < 2:

@@ -73,6 +73,7 @@ class Word:
         known: in the dictionary, not predicted from its ending.
         ordinary: known with a reading that is no name.
         place: known with a reading that is a place.
+        place_share: probability, 0 to 1, of the readings that are places.
         patronymic: a patronymic for certain.
         first_name: known, and a first name more often than anything else.
         noun: a noun more often than anything else.
@@ -84,6 +85,7 @@ class Word:
     known: bool
     ordinary: bool
     place: bool
+    place_share: float
     patronymic: bool
     first_name: bool
     noun: bool
@@ -117,6 +119,7 @@ class Lexicon:
                 for reading in known
             ),
             place=any("Geox" in reading.tag for reading in known),
+            place_share=sum(reading.score for reading in known if "Geox" in reading.tag) / total,
             noun="NOUN" in readings[0].tag,
             predicate=bool(known) and all(reading.tag.POS in _PREDICATES for reading in known),
             first_name=bool(known) and "Name" in readings[0].tag,

@@ -55,6 +55,11 @@ LATIN_AFTER_ROLE = re.compile(
 LATIN_NAME = re.compile(r"[A-ZÀ-Þ][A-Za-zÀ-ÿ'’-]+")
 # «Guy II»
 ROMAN = re.compile(r"[IVX]+")
+# All that stands behind a colon, to the end of the line or the clause: «Врач: Ван», «Муж: Чан Ван Минь».
+BEHIND_COLON = re.compile(
+    rf"(?<=:)[ \t_]*(?P<name>{_SURNAME_PART}(?:-{_SURNAME_PART})?(?:[ \t]{_SURNAME_PART}){{0,2}})"
+    rf"(?=[ \t]{{0,3}}(?:[.,;()\n]|$|[{CAPITALS}]\.|тел))"
+)
 # What may stand between two parts of one name.
 GAP = re.compile(rf"(?:[ \t]{{0,3}}|[ \t]?-[ \t]?)(?:[{CAPITALS}]\.[ \t]?){{0,2}}")
 

@@ -22,9 +22,11 @@ from narrowcast_gateway.preprocessing.deidentification.name_context import (
     has_eponym_before,
     has_grade_behind,
     has_role_before,
+    has_signatory_before,
     is_role,
 )
 from narrowcast_gateway.preprocessing.deidentification.name_forms import (
+    BEHIND_COLON,
     GAP,
     LATIN_AFTER_ROLE,
     LATIN_NAME,
@@ -49,6 +51,10 @@ _SENTENCE_END = re.compile(r"(?:^|[.!?:;\n\t•)\]»\"]|\s[—–-])\s*$|^[\W_]*
 _CAPITALS_SHARE = 0.6
 _SHORTEST_TITLE_CASED = 3
 _LONGEST_ABBREVIATION = 4
+# «Врач: УЗД»
+_NO_NAMES_OF_DOCTORS = frozenset(
+    ["кт", "уз", "фд", "узд", "узи", "мрт", "мскт", "ркт", "лор", "орит", "экг", "црб", "ггп"]
+)
 _SHORTEST_PATRONYMIC = 6
 
 # A dictionary word counts as a name inside a sentence when names make up this much of its
@@ -98,6 +104,7 @@ class NameFinder:
         self._add_tagged_company(words, tagged, chosen)
         chosen.update(self._beside_surnames(words, chosen, shown))
         spans = [Span(start, stop + rest_of_name(shown, stop), Kind.PERSON) for start, stop in sorted(chosen)]
+        spans.extend(self._behind_colon(shown))
         spans.extend(self._with_initials(shown, tagged))
         spans.extend(self._in_latin(text, tagged))
         return join_names(spans, text)
@@ -279,6 +286,35 @@ class NameFinder:
         if facts.first_name or word.isupper():
             return facts.first_name
         return not self._lexicon.is_learned(word) and not self._is_protected(near, text)
+
+    def _behind_colon(self, text: str) -> Iterator[Span]:
+        """Names behind a role's colon, whatever else their words may be: «Врач: Пак», «Муж: Чан Ван Минь»."""
+        for match in BEHIND_COLON.finditer(text):
+            start, stop = match.span("name")
+            if has_role_before(text, start) and self._is_behind_colon(
+                match.group("name").split(), text, start
+            ):
+                yield Span(start, stop + rest_of_name(text, stop), Kind.PERSON)
+
+    def _is_behind_colon(self, words: list[str], text: str, start: int) -> bool:
+        if any(
+            is_role(word)
+            or word.lower() in _NO_NAMES_OF_DOCTORS
+            or self._lexicon.is_learned(word)
+            or (self._lexicon.is_medical(word) and not self._lexicon.is_eponym(word))
+            for word in words
+        ):
+            return False
+        if has_signatory_before(text, start):
+            # «Врач: Безрук», but «Врач: Рекомендовано».
+            return not (words[0].endswith("о") and self._is_predicate(words[0]))
+        # «Пациент: Мужчина», but «Муж: Чан Ван Минь».
+        facts = [self._lexicon.look_up(word.lower()) for word in words]
+        return (
+            len(words) > 1
+            and any(not fact.ordinary or fact.name_share > 0 for fact in facts)
+            and not any(map(self._is_predicate, words))
+        )
 
     def _in_latin(self, text: str, tagged: list[tuple[int, int]]) -> Iterator[Span]:
         """Names in Latin letters: tagged ones of two words, with initials, after «пациент»."""

@@ -35,7 +35,10 @@ class Deidentifier:
         words = names_among(persons, text, self._lexicon)
         names = HarvestedNames(words if names is None else words | names.words, self._lexicon)
         persons = join_names([*persons, *names.find(text)], text)
-        return _without_overlaps([*find_by_pattern(text), *find_places(text, self._lexicon), *persons])
+        # «Кан» is a town too.
+        named = {(span.start, span.stop) for span in persons}
+        places = [span for span in find_places(text, self._lexicon) if (span.start, span.stop) not in named]
+        return _without_overlaps([*find_by_pattern(text), *places, *persons])
 
     def redact(
         self, texts: Sequence[str], names: HarvestedNames | None = None
