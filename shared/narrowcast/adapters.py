@@ -29,9 +29,17 @@ _UNSUPPORTED = {
     "modules_to_save": "training of whole modules",
     "alora_invocation_tokens": "activated LoRA",
     "layer_replication": "replication of layers",
+    "trainable_token_indices": "training of single tokens",
+    "target_parameters": "LoRA on the parameters of experts",
+    "kasa_config": "KaSA",
+    "velora_config": "VeLoRA",
+    "monteclora_config": "MonteCLoRA",
 }
-"""Settings of PEFT's that vLLM 0.32 refuses where they are set to anything (its ``PEFTHelper``)."""
+"""Settings of PEFT's with which, set to anything, vLLM 0.32 refuses an adapter: for the setting itself
+(its ``PEFTHelper``), or for tensors that are there because of it, experts' with most models."""
 _SERVABLE_INITS = {True, False, "gaussian", "eva"}
+_EMBEDDINGS = {"embed_tokens", "lm_head"}
+"""Layers for which it takes an adapter in its Llama and Qwen3, but not in its Mistral, Qwen2 and Gemma."""
 _SAMPLES_PER_SHARD = 16
 _SAMPLE_BYTES = 64 * 1024
 
@@ -80,8 +88,7 @@ def published_adapters(models: Bucket) -> set[tuple[str, str]]:
     """Return tenant and id of every adapter in the models bucket, halves of adapters included.
 
     Raises:
-        NotFound: no such bucket.
-        Unavailable: the object store does not answer.
+        Unavailable: the object store does not answer, or has no such bucket.
     """
     return {
         (tenant, adapter_id)
@@ -143,6 +150,37 @@ def base_fingerprint(model_dir: Path) -> str:
     return digest.hexdigest()
 
 
+def why_unservable(setting: str, value: Any) -> str | None:
+    """Return what of PEFT's setting ``setting`` vLLM 0.32 does not serve; None if it is not for this one."""
+    if setting in _UNSUPPORTED and value:
+        return f"{_UNSUPPORTED[setting]} is not supported"
+    if setting == "bias" and value != "none":
+        return "bias must be none"
+    if setting == "peft_type" and value != "LORA":
+        return "it is not LoRA"
+    if setting == "init_lora_weights" and not _is_servable_init(value):
+        return "this initialisation changes the base weights and was not converted"
+    if setting == "target_modules" and _names_embeddings(value):
+        return "embeddings and the output layer are not supported for every base"
+    return None
+
+
+def _is_servable_init(value: Any) -> bool:
+    return isinstance(value, str | bool) and value in _SERVABLE_INITS
+
+
+def _names_embeddings(modules: Any) -> bool:
+    names = [modules] if isinstance(modules, str) else modules or []
+    return not _EMBEDDINGS.isdisjoint(name.rpartition(".")[2] for name in names)
+
+
+def unservable(setting: str, reason: str) -> InvalidInput:
+    """Return the error that says so."""
+    return InvalidInput(
+        f"vLLM does not serve such an adapter: {reason}", code="unservable_adapter", param=setting
+    )
+
+
 def check_servable(config: Mapping[str, Any], max_rank: int) -> None:
     """Check a PEFT ``adapter_config.json`` against what vLLM 0.32 serves.
 
@@ -152,24 +190,11 @@ def check_servable(config: Mapping[str, Any], max_rank: int) -> None:
     Raises:
         InvalidInput: code ``unservable_adapter``, naming the setting.
     """
-
-    def refuse(param: str, reason: str) -> InvalidInput:
-        return InvalidInput(
-            f"vLLM does not serve this adapter: {reason}", code="unservable_adapter", param=param
-        )
-
+    for setting, value in config.items():
+        if reason := why_unservable(setting, value):
+            raise unservable(setting, reason)
     ranks = [int(config["r"]), *(int(r) for r in (config.get("rank_pattern") or {}).values())]
     if max(ranks) > max_rank:
-        raise refuse("rank", f"rank {max(ranks)} is above the platform's maximum of {max_rank}")
+        raise unservable("rank", f"rank {max(ranks)} is above the platform's maximum of {max_rank}")
     if min(ranks) < 1:
-        raise refuse("rank", f"rank {min(ranks)} is below 1")
-    for param, name in _UNSUPPORTED.items():
-        if config.get(param):
-            raise refuse(param, f"{name} is not supported")
-    if config.get("bias", "none") != "none":
-        raise refuse("bias", "bias must be none")
-    init = config.get("init_lora_weights", True)
-    if not isinstance(init, str | bool) or init not in _SERVABLE_INITS:
-        raise refuse(
-            "init_lora_weights", "this initialisation changes the base weights and was not converted"
-        )
+        raise unservable("rank", f"rank {min(ranks)} is below 1")

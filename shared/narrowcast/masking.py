@@ -7,6 +7,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
+from narrowcast.errors import InvalidInput
 from narrowcast.prompts import Message, completion_messages, prompt_messages
 
 Fault = Literal["empty_output", "chat_template_mismatch", "special_tokens", "no_end_of_turn", "rows_too_long"]
@@ -21,7 +22,9 @@ FAULTS: Final[dict[Fault, str]] = {
 
 
 _NO_LETTER: Final = "\U0010ffff"
-PLAIN_CHAT: Final[list[Message]] = [*prompt_messages("-", "-"), *completion_messages("-")]
+_PLAIN_ANSWER: Final = "0"  # a token of any base's, and with which no template would begin a thought
+PLAIN_PROMPT: Final[list[Message]] = prompt_messages("-", "-")
+PLAIN_CHAT: Final[list[Message]] = [*PLAIN_PROMPT, *completion_messages(_PLAIN_ANSWER)]
 """What it has of special tokens, every row's chat has from the template."""
 
 
@@ -61,6 +64,27 @@ def mask_fault(prompt: Sequence[int], whole: Sequence[int], limits: RowLimits) -
     if not limits.stop_ids & set(answer):
         return "no_end_of_turn"
     return "rows_too_long" if len(whole) > limits.max_length else None
+
+
+def check_template(asked: str, answered: str) -> None:
+    """Check that a base's chat template has nothing between a prompt and its answer, no block of thoughts.
+
+    Args:
+        asked: the tokens of :data:`PLAIN_PROMPT`, as text.
+        answered: those of :data:`PLAIN_CHAT`.
+
+    Raises:
+        InvalidInput: ``invalid_base_model``.
+    """
+    trained = answered.removeprefix(asked)
+    # Where the one is not how the other begins, :func:`mask_fault` finds that of every row.
+    if trained != answered and not trained.lstrip().startswith(_PLAIN_ANSWER):
+        raise InvalidInput(
+            "the base model's chat template puts something of its own before an answer, which the model would"
+            " be trained to write",
+            code="invalid_base_model",
+            param="model",
+        )
 
 
 def stop_ids(tokenizer: Any, generation_config: Any) -> set[int]:

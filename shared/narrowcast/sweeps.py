@@ -62,14 +62,15 @@ class SearchSpace(BaseModel):
         return self
 
 
-def default_space(*, learning_rate: float, rank: int) -> SearchSpace:
+def default_space(*, learning_rate: float, rank: int, alpha: int) -> SearchSpace:
     """Return the space around a job's own values, none of whose ranks is above the job's.
 
     Learning rates from a quarter to four times its own; its rank, a half and a quarter of it, but
-    not below 8; a dropout of up to 0.1, QLoRA's for models of this size (Dettmers et al. 2023).
+    not below 8, nor where alpha, which goes with it, would be no whole number; a dropout of up to
+    0.1, QLoRA's for models of this size (Dettmers et al. 2023).
     """
     lowest, highest = learning_rate / _LEARNING_RATE_FACTOR, learning_rate * _LEARNING_RATE_FACTOR
-    halves = [rank >> shift for shift in range(_RANKS)]
+    halves = [half for shift in range(_RANKS) if alpha * (half := rank >> shift) % rank == 0]
     return SearchSpace(
         learning_rate=(lowest, min(highest, _HIGHEST_LEARNING_RATE)),
         rank=tuple(sorted({half for half in halves if half >= min(rank, _LOWEST_RANK)})),

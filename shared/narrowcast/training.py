@@ -73,7 +73,12 @@ class Hyperparameters(BaseModel):
         if self.n_trials == 1 and self.sweep is not None:
             raise ValueError("a sweep needs n_trials above 1")
         if self.n_trials > 1 and self.sweep is None:
-            self.sweep = default_space(learning_rate=self.learning_rate, rank=self.rank)
+            self.sweep = default_space(learning_rate=self.learning_rate, rank=self.rank, alpha=self.alpha)
+        if uneven := [rank for rank in self._ranks if self.alpha * rank % self.rank]:
+            raise ValueError(
+                f"at sweep.rank {', '.join(map(str, uneven))} alpha would be no whole number: it goes with"
+                f" the rank, so that the scale stays {self.alpha} / {self.rank}"
+            )
         if self._alpha_at(self.largest_rank) > _HIGHEST_ALPHA:
             raise ValueError(
                 f"at the sweep's rank {self.largest_rank} alpha would be {self._alpha_at(self.largest_rank)},"
@@ -83,7 +88,7 @@ class Hyperparameters(BaseModel):
 
     def _alpha_at(self, rank: int) -> int:
         # LoRA's scale, alpha / rank, stays what it was.
-        return max(1, round(self.alpha * rank / self.rank))
+        return self.alpha * rank // self.rank
 
     @property
     def module_names(self) -> tuple[str, ...] | None:
@@ -96,9 +101,13 @@ class Hyperparameters(BaseModel):
         return (self.sweep and self.sweep.batch_size) or (self.batch_size,)
 
     @property
+    def _ranks(self) -> tuple[int, ...]:
+        return (self.sweep and self.sweep.rank) or (self.rank,)
+
+    @property
     def largest_rank(self) -> int:
         """The highest that any run of the job may have."""
-        return max((self.sweep and self.sweep.rank) or (self.rank,))
+        return max(self._ranks)
 
     @property
     def most_epochs(self) -> int:

@@ -14,6 +14,7 @@ from starlette.datastructures import FormData
 from starlette.exceptions import HTTPException
 
 from narrowcast import errors, logs
+from narrowcast.adapters import unservable, why_unservable
 from narrowcast.artifacts import CorruptArtifact
 
 _log = logs.get(__name__)
@@ -124,7 +125,17 @@ async def _validation_error(request: Request, error: Exception) -> JSONResponse:
     message = first["msg"].removeprefix("Value error, ")
     if message.startswith("Expected UploadFile"):
         message = f"must be sent as a file, {_AS_A_FILE}"
+    if reason := _why_unservable(first):
+        return await _domain_error(request, unservable(param, reason))
     return _answer(400, f"{where}: {message}", "invalid_parameter", param or None)
+
+
+def _why_unservable(problem: dict[str, Any]) -> str | None:
+    """Return why no adapter would be served that had an unknown hyper-parameter, if it is such a one."""
+    *within, name = problem["loc"]
+    if problem["type"] != "extra_forbidden" or "hyperparameters" not in within:
+        return None
+    return why_unservable(name, problem["input"])
 
 
 def _content_type_wanted(request: Request, body: Any) -> str | None:

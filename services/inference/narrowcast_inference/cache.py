@@ -230,8 +230,6 @@ def _size(manifest: AdapterManifest) -> int:
 def _check_config(raw: bytes, adapter_id: str, max_rank: int) -> None:
     try:
         config = json.loads(raw)
-        if config["peft_type"] != "LORA":
-            raise InvalidInput(f"{adapter_id} is not a LoRA adapter", code="unservable_adapter")
         check_servable(config, max_rank)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CorruptArtifact(

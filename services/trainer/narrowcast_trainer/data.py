@@ -10,7 +10,17 @@ from narrowcast.artifacts import read_file, read_manifest
 from narrowcast.cards import DataFile
 from narrowcast.datasets import DatasetManifest, Row, SplitName, dataset_prefix, from_jsonl, split_file
 from narrowcast.errors import InvalidInput, NotFound
-from narrowcast.masking import FAULTS, PLAIN_CHAT, Fault, RowLimits, mask_fault, special_count, special_ids
+from narrowcast.masking import (
+    FAULTS,
+    PLAIN_CHAT,
+    PLAIN_PROMPT,
+    Fault,
+    RowLimits,
+    check_template,
+    mask_fault,
+    special_count,
+    special_ids,
+)
 from narrowcast.prompts import CHAT_TEMPLATE_KWARGS, completion_messages, instruction_for, prompt_messages
 from narrowcast.storage import Bucket
 from narrowcast_trainer.protocol import TrainingOrder
@@ -116,7 +126,7 @@ def tokenize(
 
     Raises:
         InvalidInput: naming the rows (numbered from 1) and what is wrong with them, never their text;
-            or the base has no chat template, or one that refuses such messages.
+            or the base has no chat template, or one that refuses such messages or adds to an answer.
     """
     if not rows:
         return []
@@ -130,9 +140,10 @@ def tokenize(
         [prompt_messages(row.instruction, row.input) + completion_messages(row.output) for row in rows],
         prompt=False,
     )
-    _refuse_what_is_not_the_answer(tokenizer, rows[0])
-    specials = special_ids(tokenizer)
+    (asked,) = _ids(tokenizer, [PLAIN_PROMPT], prompt=True)
     (plain,) = _ids(tokenizer, [PLAIN_CHAT], prompt=False)
+    check_template(tokenizer.decode(asked), tokenizer.decode(plain))
+    specials = special_ids(tokenizer)
     limits = RowLimits(max_length, frozenset(stop_ids), frozenset(specials), special_count(plain, specials))
     examples = []
     faulty: dict[Fault, list[int]] = {fault: [] for fault in FAULTS}
@@ -150,39 +161,12 @@ def tokenize(
     return examples
 
 
-def _refuse_what_is_not_the_answer(tokenizer: Any, row: Row) -> None:
-    """Refuse a template that has more in an answered chat than prompt and answer: a block of thoughts."""
-    answer = completion_messages(row.output)
-    prompt = prompt_messages(row.instruction, row.input)
-    asked, whole = (
-        _rendered(tokenizer, [chat], prompt=not answered, tokenize=False)[0]
-        for chat, answered in ((prompt, False), (prompt + answer, True))
-    )
-    trained = whole.removeprefix(asked)
-    if trained != whole and not trained.lstrip().startswith(answer[0]["content"]):
-        raise InvalidInput(
-            "the base model's chat template puts something of its own before an answer, which the model would"
-            " be trained to write",
-            code="invalid_base_model",
-            param="model",
-        )
-
-
 def _ids(tokenizer: Any, chats: list[Any], *, prompt: bool) -> list[list[int]]:
-    encoded: list[list[int]] = _rendered(tokenizer, chats, prompt=prompt, tokenize=True)
-    return encoded
-
-
-def _rendered(tokenizer: Any, chats: list[Any], *, prompt: bool, tokenize: bool) -> Any:
     from jinja2 import TemplateError
 
     try:
-        return tokenizer.apply_chat_template(
-            chats,
-            add_generation_prompt=prompt,
-            tokenize=tokenize,
-            return_dict=False,
-            **CHAT_TEMPLATE_KWARGS,
+        encoded: list[list[int]] = tokenizer.apply_chat_template(
+            chats, add_generation_prompt=prompt, return_dict=False, **CHAT_TEMPLATE_KWARGS
         )
     except TemplateError as error:
         # Its text is the template's own, which may quote what it was given.
@@ -192,6 +176,7 @@ def _rendered(tokenizer: Any, chats: list[Any], *, prompt: bool, tokenize: bool)
             code="invalid_base_model",
             param="model",
         ) from error
+    return encoded
 
 
 def _refuse(numbers: list[int], split: str, what: str, code: Fault, param: str) -> None:

@@ -222,7 +222,7 @@ def test_no_more_is_kept_of_jobs_than_is_used(connections: Connections, facts: E
             "hyperparameters.quantization",
         ),
         ({"hyperparameters": {"rank": 128}}, 400, "unservable_adapter", "hyperparameters.rank"),
-        ({"hyperparameters": {"use_dora": True}}, 400, "invalid_parameter", "hyperparameters.use_dora"),
+        ({"hyperparameters": {"use_dora": True}}, 400, "unservable_adapter", "hyperparameters.use_dora"),
         (
             {"method": {"type": "supervised", "supervised": {"hyperparameters": {"rank": 128}}}},
             400,

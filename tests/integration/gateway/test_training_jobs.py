@@ -96,7 +96,7 @@ def test_the_longest_suffix_makes_an_adapter_that_can_be_asked_for(gateway: Any,
             "hyperparameters.quantization",
         ),
         ({"hyperparameters": {"engine": "axolotl"}}, 400, "invalid_parameter", "hyperparameters.engine"),
-        ({"hyperparameters": {"use_dora": True}}, 400, "invalid_parameter", "hyperparameters.use_dora"),
+        ({"hyperparameters": {"use_dora": False}}, 400, "invalid_parameter", "hyperparameters.use_dora"),
         (
             _in_method({"rank": 128}),
             400,
@@ -121,6 +121,12 @@ def test_the_longest_suffix_makes_an_adapter_that_can_be_asked_for(gateway: Any,
             "invalid_hyperparameter",
             "method.supervised.hyperparameters.sweep",
         ),
+        (
+            {"hyperparameters": {"rank": 64, "alpha": 16, "n_trials": 2, "sweep": {"rank": [1, 2, 64]}}},
+            400,
+            "invalid_hyperparameter",
+            "hyperparameters.sweep",
+        ),
         ({"integrations": []}, 400, "invalid_parameter", "integrations"),
     ],
 )
@@ -131,6 +137,35 @@ def test_bad_jobs_are_refused_at_once(
     found = error(gateway.http.post("/v1/fine_tuning/jobs", json=body), status, code)
     assert found["param"] == param
     assert gateway.http.get("/v1/fine_tuning/jobs").json()["data"] == []
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "reason"),
+    [
+        ("use_dora", True, "DoRA is not supported"),
+        ("modules_to_save", ["lm_head"], "training of whole modules is not supported"),
+        ("bias", "all", "bias must be none"),
+        ("lora_bias", True, "a bias in the LoRA layers is not supported"),
+        ("init_lora_weights", "pissa", "this initialisation changes the base weights and was not converted"),
+        ("trainable_token_indices", [1], "training of single tokens is not supported"),
+        ("peft_type", "LOHA", "it is not LoRA"),
+    ],
+)
+def test_who_asks_for_what_vllm_does_not_serve_is_told_why(
+    gateway: Any, error: Error, file_id: str, setting: str, value: Any, reason: str
+) -> None:
+    wrong = {setting: value}
+    for asked, place in (
+        ({"hyperparameters": wrong}, "hyperparameters"),
+        (_in_method(wrong), "method.supervised.hyperparameters"),
+        ({"hyperparameters": {"n_trials": 2, "sweep": wrong}}, "hyperparameters.sweep"),
+    ):
+        body = {"model": BASE, "training_file": file_id} | asked
+        for path in ("jobs", "previews", "estimates"):
+            answer = gateway.http.post(f"/v1/fine_tuning/{path}", json=body)
+            found = error(answer, 400, "unservable_adapter")
+            assert found["param"] == f"{place}.{setting}"
+            assert found["message"] == f"vLLM does not serve such an adapter: {reason}"
 
 
 def test_every_hyperparameter_can_be_set(gateway: Any, file_id: str) -> None:
@@ -209,6 +244,8 @@ def test_the_job_knows_which_base_is_served(
         job = gateway.http.post("/v1/fine_tuning/jobs", json={"model": BASE, "training_file": file_id}).json()
     stored = gateway.services.training.get(gateway.tenant, job["id"]).spec
     assert TrainingSpec.model_validate(stored).served_fingerprints == expected
+    warned = gateway.http.get(f"/v1/fine_tuning/jobs/{job['id']}/events").json()["data"]
+    assert [event["data"]["code"] for event in warned] == ([] if expected else ["served_base_unknown"])
 
 
 def test_rows_longer_than_what_is_served_are_refused_and_not_the_default(gateway: Any, file_id: str) -> None:
@@ -259,7 +296,8 @@ def test_events_are_paged_from_the_newest(gateway: Any, file_id: str) -> None:
     assert first["has_more"]
     after = first["data"][-1]["id"]
     rest = gateway.http.get(f"/v1/fine_tuning/jobs/{job_id}/events?limit=3&after={after}").json()
-    assert [event["message"] for event in rest["data"]] == ["event 1", "event 0"]
+    assert [event["message"] for event in rest["data"][:2]] == ["event 1", "event 0"]
+    assert rest["data"][2]["data"]["code"] == "served_base_unknown"  # its first one
     assert not rest["has_more"]
 
 

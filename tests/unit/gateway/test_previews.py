@@ -1,12 +1,64 @@
-"""What the rows of a preview have in sum, and which fault is named first."""
+"""What the rows of a preview have in sum, which fault is named first, which bases are refused."""
 
+import json
+from pathlib import Path
+from typing import Any
+
+import httpx
 import pytest
 
+from narrowcast.datasets import Row
+from narrowcast.errors import InvalidInput
 from narrowcast.masking import RowLimits, mask_fault
 from narrowcast_gateway.previews.accepting import prefers_text
 from narrowcast_gateway.previews.service import FaultyRows, TokenizedRow, summarize
+from narrowcast_gateway.previews.tokenizer import BaseTokenizer
+from narrowcast_trainer.data import tokenize
 
 START, STOP = 1, 2
+TURNS = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.role == 'assistant' %}BEFORE{% endif %}"
+    "{{ m.content }}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+@pytest.mark.parametrize("before", ["", "\n ", "<think>\n\n</think>\n\n", "- ", "Ответ: "])
+async def test_a_base_that_adds_to_an_answer_is_refused_as_the_trainer_refuses_it(
+    base_model: Path, before: str
+) -> None:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(base_model)
+    tokenizer.chat_template = TURNS.replace("BEFORE", before)
+
+    def vllm(request: httpx.Request) -> httpx.Response:
+        asked = json.loads(request.content or "{}")
+        if request.url.path == "/tokenize":
+            ids = tokenizer.apply_chat_template(
+                asked["messages"], add_generation_prompt=asked["add_generation_prompt"], return_dict=False
+            )
+            return httpx.Response(200, json={"tokens": ids})
+        if request.url.path == "/detokenize":
+            return httpx.Response(200, json={"prompt": tokenizer.decode(asked["tokens"])})
+        health = {"stop_token_ids": [STOP], "special_token_ids": [START, STOP], "context_length": None}
+        return httpx.Response(200, json=health)
+
+    def refusal(error: InvalidInput) -> tuple[Any, ...]:
+        return error.code, error.param, error.message
+
+    previewed = trained = None
+    async with httpx.AsyncClient(transport=httpx.MockTransport(vllm)) as http:
+        try:
+            await BaseTokenizer(http, "base", "http://vllm").limits(512)
+        except InvalidInput as error:
+            previewed = refusal(error)
+    row = Row(instruction="Опиши.", input="Норма", output="Без особенностей.")
+    try:
+        tokenize([row], tokenizer, max_length=512, stop_ids={STOP}, split="train")
+    except InvalidInput as error:
+        trained = refusal(error)
+    assert previewed == trained
+    assert (previewed and previewed[:2]) == (("invalid_base_model", "model") if before.strip() else None)
 
 
 @pytest.mark.parametrize(

@@ -53,6 +53,14 @@ def test_a_folder_without_weights_is_no_base(tmp_path: Path) -> None:
         ({"use_bdlora": {"a": 1}}, "use_bdlora"),
         ({"layer_replication": [[0, 2]]}, "layer_replication"),
         ({"rank_pattern": {"q_proj": 0}}, "rank"),
+        ({"trainable_token_indices": {"embed_tokens": [1]}}, "trainable_token_indices"),
+        ({"target_parameters": ["mlp.experts.down_proj"]}, "target_parameters"),
+        ({"target_modules": ["q_proj", "lm_head"]}, "target_modules"),
+        ({"target_modules": ["model.embed_tokens"]}, "target_modules"),
+        ({"target_modules": "lm_head"}, "target_modules"),
+        ({"kasa_config": {"beta": 1}}, "kasa_config"),
+        ({"peft_type": "LOHA"}, "peft_type"),
+        ({"peft_type": "IA3", "r": None}, "peft_type"),
     ],
 )
 def test_what_vllm_refuses_is_refused_here(change: dict[str, Any], param: str) -> None:

@@ -1,6 +1,7 @@
 """The defaults are the paper's recipe, as it comes out on the paper's base; nothing is loaded for it."""
 
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,16 @@ from peft import get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from narrowcast.adapters import check_servable
+from narrowcast.estimates.duration import steps
 from narrowcast.training import LINEAR_KINDS, Hyperparameters
 from narrowcast_trainer.data import Example
+from narrowcast_trainer.engines.base import TrainingTask
 from narrowcast_trainer.engines.loop import common_arguments
 from narrowcast_trainer.engines.models import lora_config
 from narrowcast_trainer.engines.precision import Precision
+from narrowcast_trainer.reporter import Reporter
 from narrowcast_trainer.settings import TrainingSettings
+from narrowcast_trainer.stop import StopSignal
 
 ROWS = 936
 TRAINABLE = 167_772_160
@@ -75,6 +80,56 @@ def test_the_trainer_is_told_the_recipe(
     assert arguments["logging_nan_inf_filter"] is False
     assert arguments["eval_strategy"] == "no"
     assert arguments["warmup_steps"] == math.ceil(0.03 * STEPS)
+
+
+class Begun(Exception):
+    """All is set up; the first step would be next."""
+
+    def __init__(self, total_steps: int) -> None:
+        self.total_steps = total_steps
+
+
+class UntilTheFirstStep(Reporter):
+    def note(self, message: str, *, warn: bool = False, **data: Any) -> None:
+        if "total_steps" in data:
+            raise Begun(data["total_steps"])
+
+
+@pytest.mark.parametrize("micro_batch", [1, 2, 4, 8])
+def test_the_trainer_takes_the_paper_s_number_of_steps(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, micro_batch: int
+) -> None:
+    """The engine's own Trainer, with its own arguments, says so as it begins; nothing is trained."""
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+
+    from narrowcast_trainer.engines import peft
+
+    words = Tokenizer(models.WordLevel({"[PAD]": 0, "[EOS]": 1}, unk_token="[PAD]"))
+    PreTrainedTokenizerFast(tokenizer_object=words, eos_token="[EOS]").save_pretrained(tmp_path / "base")
+    size = {"vocab_size": 8, "hidden_size": 16, "intermediate_size": 16}
+    tiny = LlamaForCausalLM(LlamaConfig(**size, num_hidden_layers=1, num_attention_heads=2))  # type: ignore[no-untyped-call]
+    monkeypatch.setattr(peft, "load_base", lambda *_: tiny)
+    task = TrainingTask(
+        base=tmp_path / "base",
+        hyperparameters=Hyperparameters(micro_batch=micro_batch, quantization="none"),
+        settings=TrainingSettings(),
+        train=[Example([2, 3, 1], [-100, 3, 1])] * ROWS,
+        validation=[],
+        pad_id=0,
+        scratch=tmp_path,
+        resume=None,
+        reporter=UntilTheFirstStep(os.open(os.devnull, os.O_WRONLY)),
+        stop=StopSignal(),
+        save_checkpoint=lambda *_: None,
+    )
+    with pytest.raises(Begun) as begun:
+        peft.PeftEngine().train(task)
+    assert begun.value.total_steps == STEPS
+
+
+def test_the_paper_s_number_of_steps_is_what_estimates_and_warm_up_count_with() -> None:
+    assert steps(ROWS, 8, 3) == STEPS
 
 
 @pytest.mark.parametrize(

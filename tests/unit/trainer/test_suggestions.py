@@ -102,6 +102,18 @@ def test_the_default_space_lies_around_the_jobs_own_values() -> None:
     tiny = Hyperparameters(n_trials=2, rank=4, learning_rate=0.9)
     assert tiny.sweep is not None
     assert tiny.sweep.rank == (4,)
+    odd = Hyperparameters(n_trials=2, rank=40, alpha=6)
+    assert odd.sweep is not None
+    assert odd.sweep.rank == (20, 40), "at 10 alpha would be 1.5"
+
+
+def test_every_trial_has_the_scale_of_the_job() -> None:
+    asked = {"rank": 64, "alpha": 16, "n_trials": 2, "sweep": {"rank": [4, 32, 128]}}
+    hyper = Hyperparameters.model_validate(asked)
+    trials = [hyper.of_trial({"rank": rank}) for rank in (4, 32, 128)]
+    assert [(trial.rank, trial.alpha) for trial in trials] == [(4, 1), (32, 8), (128, 32)]
+    with pytest.raises(ValueError, match=r"sweep\.rank 1, 2 alpha would be no whole number"):
+        Hyperparameters.model_validate(asked | {"sweep": {"rank": [1, 2, 64]}})
 
 
 @pytest.mark.parametrize(

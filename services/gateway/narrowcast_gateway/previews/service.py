@@ -118,7 +118,7 @@ class Previews:
         Raises:
             NotFound: no such base model, dataset or file.
             InvalidInput: the hyper-parameters cannot be trained with, the base's chat template refuses
-                the rows, or there are too many of them to be read as a whole.
+                the rows or adds to an answer, or there are too many of them to be read as a whole.
             Unavailable: the base's inference server does not answer.
         """
         url = self._servers.bases.get(question.base_model)

@@ -6,7 +6,7 @@ from typing import Any
 import httpx
 
 from narrowcast.errors import InvalidInput, Unavailable
-from narrowcast.masking import PLAIN_CHAT, RowLimits, special_count
+from narrowcast.masking import PLAIN_CHAT, PLAIN_PROMPT, RowLimits, check_template, special_count
 from narrowcast.prompts import Message
 
 _BAD_REQUEST = 400
@@ -29,7 +29,8 @@ class BaseTokenizer:
         """Return what the base and a training's ``max_length`` set.
 
         Raises:
-            InvalidInput: ``chat_template_mismatch``, the template refuses a chat such as ours.
+            InvalidInput: ``chat_template_mismatch``, the template refuses a chat such as ours; or
+                ``invalid_base_model``, it puts something of its own before an answer.
         """
         health = await self._ask("GET", "/narrowcast/health")
         try:
@@ -40,7 +41,9 @@ class BaseTokenizer:
             longest = max_length if context is None else min(max_length, int(context))
         except (KeyError, TypeError, ValueError):
             raise self._failed() from None
+        asked = await self.chat(PLAIN_PROMPT, prompt=True)
         plain = await self.chat(PLAIN_CHAT, prompt=False)
+        check_template(await self.text(asked), await self.text(plain))
         return RowLimits(longest, stops, specials, special_count(plain, specials))
 
     async def chat(self, messages: Sequence[Message], *, prompt: bool) -> list[int]:

@@ -147,7 +147,9 @@ class HyperparametersRequest(WithNumbers):
     @field_validator("sweep", mode="before")
     @classmethod
     def _no_truth_value_within(cls, sweep: Any) -> Any:
-        refuse_truth_values(sweep)
+        if isinstance(sweep, dict):
+            # What is no field of it is refused for that.
+            refuse_truth_values([sweep[name] for name in SearchSpace.model_fields if name in sweep])
         return sweep
 
 

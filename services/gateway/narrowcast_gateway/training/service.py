@@ -23,6 +23,14 @@ HYPERPARAMETERS: Final = "hyperparameters."
 """Before the name of one in an error; a request may have them elsewhere."""
 
 
+_UNCHECKED: Final = JobEvent(
+    level="warn",
+    message="the inference server does not answer: whether it serves the trainer's very base, and texts of"
+    " max_length, is not checked before it loads the adapter",
+    data={"code": "served_base_unknown"},
+)
+
+
 class Training:
     """A tenant's training jobs."""
 
@@ -81,7 +89,7 @@ class Training:
             spec=spec.model_dump(mode="json"),
             schedule=schedule,
         )
-        return self._jobs.submit(job, once)
+        return self._jobs.submit(job, once, None if served.fingerprints else _UNCHECKED)
 
     def get(self, tenant: str, job_id: str) -> Job:
         """Return a job.
