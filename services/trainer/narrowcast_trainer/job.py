@@ -41,6 +41,7 @@ def train(running: RunningJob, models: Bucket, settings: TrainerSettings) -> dic
         settings=settings.trainer,
         storage=settings.storage,
         log_level=settings.log_level,
+        lost_attempts=job.lost_attempts,
     )
     heartbeat = Heartbeat(settings.trainer.heartbeat_file)
     with _tidied(running, order, models, settings.jobs), heartbeat.busy():

@@ -60,6 +60,8 @@ class TrainingOrder(Order):
     spec: TrainingSpec
     max_micro_batch: int | None = None
     """In one forward pass, after an attempt with more ran out of memory."""
+    lost_attempts: tuple[float, ...] = ()
+    """When those of the job's attempts began whose workers were lost."""
     task: TaskName = "train"
 
     @property

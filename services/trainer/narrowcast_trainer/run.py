@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from narrowcast import logs
-from narrowcast.adapters import ADAPTER_CONFIG, AdapterManifest
+from narrowcast.adapters import ADAPTER_CONFIG, AdapterManifest, checkpoint_prefix
+from narrowcast.artifacts import read_manifest
+from narrowcast.checkpoints import CheckpointManifest
 from narrowcast.errors import JobFailed
 from narrowcast.jobs.stopping import die_with
 from narrowcast.storage import Storage
@@ -39,7 +41,7 @@ from narrowcast_trainer.ranks import SeveralRanks, rank_count
 from narrowcast_trainer.reasons import reason_of
 from narrowcast_trainer.reporter import Reporter
 from narrowcast_trainer.stop import StopSignal
-from narrowcast_trainer.sweep import Sweep, best_so_far, of_running_trial
+from narrowcast_trainer.sweep import Sweep, best_so_far, first_run, of_running_trial
 
 _log = logs.get(__name__)
 
@@ -92,6 +94,7 @@ def train(order: TrainingOrder, reporter: Reporter, stop: StopSignal) -> dict[st
     task = _task(order, storage, base, checked, reporter, stop, resume)
     if stop.requested:
         raise TrainingStopped(resume.step if resume else None)
+    task = _with_fewer_rows(task, _losses_since(order, storage, resume))
     trained = engine.train(task) if task.hyperparameters.n_trials == 1 else Sweep(engine, task).run()
     manifest = _publish(order, storage, base, checked, engine, task, trained)
     reporter.note(f"adapter {manifest.id} is published", adapter=manifest.id)
@@ -104,6 +107,46 @@ def micro_batch_of(resume: Resumable | None, hyperparameters: Hyperparameters) -
         return None
     attempts = RunRecord.read(resume.folder).attempts
     return attempts[-1].micro_batch if attempts else None
+
+
+def _losses_since(order: TrainingOrder, storage: Storage, resume: Resumable | None) -> int:
+    """Return how many workers were lost in attempts that began after the newest checkpoint was made."""
+    # Of a process that ran out of memory by itself the worker has told us what is left to try.
+    if order.max_micro_batch is not None or not order.lost_attempts:
+        return 0
+    made_at = 0.0
+    if resume is not None:
+        prefix = checkpoint_prefix(order.tenant, order.job_id, resume.step)
+        made_at = read_manifest(storage.models, prefix, CheckpointManifest).created_at
+    return sum(began_at > made_at for began_at in order.lost_attempts)
+
+
+def _with_fewer_rows(task: TrainingTask, losses: int) -> TrainingTask:
+    """Return the task with half as many rows at once for each worker lost since the newest checkpoint.
+
+    Where memory runs out for a whole container the worker dies with its training (the kubelet sets
+    ``memory.oom.group``), and nobody is left to say why. Whoever died where it began would do so again. The
+    next checkpoint tells those to come how many rows went well (:func:`micro_batch_of`).
+    """
+    if losses == 0:
+        return task
+    # Not at the top: it imports Transformers, which the engine, created by now, may have to import first.
+    from narrowcast_trainer.engines.loop import training_micro_batch
+
+    run, ranks = first_run(task), rank_count(task.settings, task.hyperparameters)
+    of_a_rank = {"batch_size": run.hyperparameters.batch_size // ranks}
+    rows = training_micro_batch(
+        replace(run, hyperparameters=run.hyperparameters.model_copy(update=of_a_rank))
+    )
+    fewer = max(rows >> losses, 1)
+    if fewer == rows:
+        return task
+    task.reporter.note(
+        f"the worker was lost before it made a checkpoint: trying again with {fewer} rows at once,"
+        " in case memory ran out; batch_size stays what it was",
+        warn=True,
+    )
+    return replace(task, max_micro_batch=fewer)
 
 
 def publish_checkpoint(order: TrainingOrder, reporter: Reporter, stop: StopSignal) -> dict[str, Any]:

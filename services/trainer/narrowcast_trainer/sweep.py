@@ -45,7 +45,7 @@ class SweepState(BaseModel):
     running: dict[str, Any] = {}
     """The values of the trial that runs; empty between two."""
     max_micro_batch: int | None = None
-    """In one forward pass, after a trial, or the process, with more ran out of memory."""
+    """In one forward pass, after a trial, the process or the container with more ran out of memory."""
 
 
 def best_so_far(checkpoint: Path) -> Trained | None:
@@ -70,6 +70,17 @@ def of_running_trial(hyper: Hyperparameters, checkpoint: Resumable) -> tuple[Hyp
         raise JobFailed("the checkpoint is another version's", code="no_checkpoint")
     own = {"step": checkpoint.step - state.step, "seconds": round(checkpoint.seconds - state.seconds, 1)}
     return hyper.of_trial(state.running), checkpoint.model_copy(update=own)
+
+
+def first_run(task: TrainingTask) -> TrainingTask:
+    """Return the task of the run that a job's task goes on, or begins, with: of a sweep a trial's."""
+    hyper = task.hyperparameters
+    if hyper.n_trials == 1:
+        return task
+    state = (_state_in(task.resume.folder) if task.resume else None) or SweepState()
+    values = state.running or suggest(hyper, state.trials) or {}
+    most = _least(state.max_micro_batch, task.max_micro_batch)
+    return replace(task, hyperparameters=hyper.of_trial(values), max_micro_batch=most)
 
 
 def _state_in(checkpoint: Path) -> SweepState | None:

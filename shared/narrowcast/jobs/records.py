@@ -64,6 +64,8 @@ class Lease(BaseModel):
 
     owner: str
     expires_at: float
+    claimed_at: float | None = None
+    """When the attempt began; None in records that do not say."""
 
 
 class JobError(BaseModel):
@@ -116,6 +118,9 @@ class Job(BaseModel):
     finished_at: float | None = None
     attempt: int = 0
     """How many times a worker has started it, but for those that do not count (:meth:`released`)."""
+    lost_attempts: tuple[float, ...] = ()
+    """When those began whose workers were lost. One that has left no checkpoint behind died where it began:
+    for want of memory, perhaps."""
     lease: Lease | None = None
     schedule: Schedule = Schedule()
     retry_at: float | None = None
@@ -123,7 +128,8 @@ class Job(BaseModel):
     outage_since: float | None = None
     """When the first of a row of attempts was ended by an outage; see :meth:`bears_outage`."""
     keeps_turn: bool = False
-    """It lost its worker without its user's doing, and goes on before others (:func:`.schedule.in_order`)."""
+    """It was begun and has lost its worker without its user's doing: it goes on with the turn that it had
+    (:func:`.schedule.in_order`)."""
     pause_requested: bool = False
     cancel_requested: bool = False
     keep_checkpoint: bool = False
@@ -186,19 +192,20 @@ class Job(BaseModel):
             JobStatus.RUNNING,
             attempt=self.attempt + 1,
             started_at=self.started_at or now,
-            lease=Lease(owner=owner, expires_at=now + lease_s),
+            lease=Lease(owner=owner, expires_at=now + lease_s, claimed_at=now),
             retry_at=None,
             keeps_turn=False,
         )
 
-    def check_owner(self, owner: str) -> None:
-        """Check that ``owner`` runs the job.
+    def check_owner(self, owner: str) -> Lease:
+        """Check that ``owner`` runs the job; return its lease.
 
         Raises:
             LeaseLost: it does not, or not any more.
         """
         if self.status is not JobStatus.RUNNING or self.lease is None or self.lease.owner != owner:
             raise LeaseLost(f"job {self.id} is not run by this worker any more")
+        return self.lease
 
     def renewed(self, owner: str, now: float, lease_s: float) -> "Job":
         """Return the record with the lease extended.
@@ -206,14 +213,15 @@ class Job(BaseModel):
         Raises:
             LeaseLost: the job is another's.
         """
-        self.check_owner(owner)
-        return self.model_copy(update={"lease": Lease(owner=owner, expires_at=now + lease_s)})
+        lease = self.check_owner(owner).model_copy(update={"expires_at": now + lease_s})
+        return self.model_copy(update={"lease": lease})
 
     def released(
         self,
         now: float,
         *,
         counted: bool = True,
+        worker_lost: bool = False,
         retry_at: float | None = None,
         outage_since: float | None = None,
     ) -> "Job":
@@ -225,27 +233,35 @@ class Job(BaseModel):
             now: Unix time.
             counted: whether the attempt counts towards the limit; one that the operator, the user
                 or the clock ended does not.
+            worker_lost: whether its lease has run out.
             retry_at: when it may be started again; None: at once.
             outage_since: when the row of outages began that goes on; None: there is none.
         """
+        lost = self.lost_attempts
+        if worker_lost and self.lease is not None and self.lease.claimed_at is not None:
+            lost = (*lost, self.lease.claimed_at)
         if self.pause_requested and not self.cancel_requested:
             return self._to(
                 JobStatus.PAUSED,
                 lease=None,
+                lost_attempts=lost,
                 pause_requested=False,
                 attempt=self.attempt - 1,
                 outage_since=None,
             )
         if self.cancel_requested and not self.keep_checkpoint:
             return self.finished(JobStatus.CANCELLED, now)
+        window = self.schedule.window
         return self._to(
             JobStatus.QUEUED,
             lease=None,
             queued_at=now,
             attempt=self.attempt if counted else self.attempt - 1,
+            lost_attempts=lost,
             retry_at=retry_at,
             outage_since=outage_since,
-            keeps_turn=True,
+            # What no worker has come to work at has nothing to lose. And hours that end are its user's doing.
+            keeps_turn=bool(self.progress) and (window is None or window.is_open(now)),
         )
 
     def released_by_outage(self, now: float) -> "Job":

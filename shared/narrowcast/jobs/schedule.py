@@ -103,10 +103,11 @@ class Schedule(BaseModel):
 def in_order(waiting: Sequence["Job"], running: Sequence["Job"], turns: Mapping[str, float]) -> list["Job"]:
     """Return waiting jobs in the order in which free workers should take them.
 
-    First what lost its worker through no doing of its user, because it holds half a job's work, unless
-    its tenant has something of a higher priority. Then by tenant, whatever priorities it gives: fewest
-    running jobs first, among equals the one whose last turn is longest ago. Of a tenant's jobs by
-    priority, then by age.
+    By tenant, whatever priorities it gives: fewest running jobs first. Among equals first the one with a
+    job that lost its worker through no doing of its user, and so is half done with the turn it had, unless
+    the tenant has something of a higher priority or has had another turn since: of many such jobs one goes
+    before other tenants', who then have their turns. Then the one whose last turn is longest ago. Of a
+    tenant's jobs by priority, then what was begun, then by age.
 
     Args:
         waiting: jobs of one kind that may start now.
@@ -119,11 +120,11 @@ def in_order(waiting: Sequence["Job"], running: Sequence["Job"], turns: Mapping[
         highest[job.tenant] = max(job.schedule.priority, highest.get(job.tenant, job.schedule.priority))
 
     def place(job: "Job") -> tuple[object, ...]:
-        priority = job.schedule.priority
+        priority, turn = job.schedule.priority, turns.get(job.tenant, 0.0)
         return (
-            not (job.keeps_turn and priority == highest[job.tenant]),
             busy[job.tenant],
-            turns.get(job.tenant, 0.0),
+            not (job.keeps_turn and priority == highest[job.tenant] and turn <= job.queued_at),
+            turn,
             -priority,
             not job.keeps_turn,
             job.created_at,

@@ -56,12 +56,13 @@ class JobStore(JobReader):
 
     # -- a user's side -----------------------------------------------------------------
 
-    def submit(self, job: Job, once: Once | None = None) -> Job:
+    def submit(self, job: Job, once: Once | None = None, event: JobEvent | None = None) -> Job:
         """Record a new job, then hint to a worker that it is there.
 
         Args:
             job: the new one.
             once: makes it the request's only one.
+            event: the job's first.
 
         Returns:
             The job; or the one that the same request made before or meanwhile, and ``job`` is not recorded.
@@ -82,6 +83,8 @@ class JobStore(JobReader):
                 pipe.zadd(index_key(job.kind, job.tenant), {job.id: job.created_at})
                 pipe.hset(TENANTS_KEY, job.id, job.tenant)
                 pipe.sadd(ACTIVE_KEY, job.id)
+                if event is not None:
+                    add_event(pipe, job.id, event)
                 try:
                     pipe.execute()
                 except WatchError:
@@ -283,7 +286,7 @@ class JobStore(JobReader):
                 return job.finished(
                     JobStatus.FAILED, now, error=JobError(code="worker_lost", message=message)
                 )
-            return job.released(now)
+            return job.released(now, worker_lost=True)
 
         job = self._change(job_id, change, Requeue.WORKER_LOST)
         if not reaped:

@@ -112,10 +112,40 @@ def test_an_interrupted_job_goes_on_before_others(connections: Connections) -> N
     begun = submit(connections, "a")
     connections.jobs.claim_next(TRAINING, "worker")
     submit(connections, "b")
-    connections.jobs.release(begun.id, "worker")
+    connections.jobs.release(begun.id, "worker", progress={"step": 7})
     again = connections.jobs.claim_next(TRAINING, "worker")
     assert again is not None
     assert (again.id, again.attempt) == (begun.id, 1)
+
+
+def test_jobs_that_an_outage_sent_back_untouched_let_others_have_their_turn(
+    connections: Connections, settings: Settings
+) -> None:
+    def fail(_: RunningJob) -> dict[str, Any]:
+        raise Unavailable("no S3")
+
+    for _ in range(3):
+        submit(connections, "a")
+    for _ in range(3):
+        run_next_job(connections.jobs, settings.jobs, TRAINING, fail)
+    other = submit(connections, "b")
+    for job in connections.jobs.active():
+        due = job.model_copy(update={"retry_at": None})
+        connections.redis.set(f"nc:job:{job.id}", due.model_dump_json())
+    taken = connections.jobs.claim_next(TRAINING, "worker")
+    assert taken is not None
+    assert taken.id == other.id
+
+
+def test_a_reaped_job_knows_when_its_lost_attempt_began(connections: Connections) -> None:
+    job = submit(connections, "a")
+    before = time.time()
+    connections.jobs.claim_next(TRAINING, "worker")
+    connections.jobs.renew(job.id, "worker")
+    reaped = connections.jobs.reap(job.id, time.time() + 1000)
+    assert reaped is not None
+    (began_at,) = reaped.lost_attempts
+    assert before <= began_at <= time.time()
 
 
 def test_a_paused_and_resumed_job_waits_for_its_tenants_turn(connections: Connections) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from narrowcast.errors import Conflict
 from narrowcast.jobs.records import Job, JobKind, JobStatus
-from narrowcast.jobs.schedule import Schedule
+from narrowcast.jobs.schedule import RunWindow, Schedule
 
 
 def job(status: JobStatus = JobStatus.QUEUED, **changes: Any) -> Job:
@@ -42,10 +42,37 @@ def test_a_running_job_is_paused_by_its_worker_at_no_cost(counted: bool) -> None
 
 
 def test_what_is_interrupted_keeps_its_turn_and_its_attempt() -> None:
-    back = running().released(12.0, counted=False)
+    back = running(progress={"step": 1}).released(12.0, counted=False)
     assert (back.status, back.attempt, back.keeps_turn) == (JobStatus.QUEUED, 0, True)
     assert running().released(12.0).attempt == 1
     assert not back.claimed("another", 13.0, 30.0).keeps_turn
+
+
+def test_what_was_never_worked_at_has_no_turn_to_keep() -> None:
+    """In an outage a trainer takes one job after another, and each goes back."""
+    assert not running().released_by_outage(12.0).keeps_turn
+    assert not running().released(12.0, worker_lost=True).keeps_turn
+
+
+def test_whose_hours_are_over_keeps_no_turn() -> None:
+    hours = RunWindow.model_validate({"start": "20:00", "end": "06:00", "time_zone": "UTC"})
+    begun = running(progress={"step": 1}, schedule=Schedule(window=hours))
+    assert not begun.released(6.5 * 3600, counted=False).keeps_turn
+    assert begun.released(5.5 * 3600, counted=False).keeps_turn, "its worker was stopped"
+
+
+def test_a_record_knows_when_the_attempts_began_whose_workers_were_lost() -> None:
+    lost = running().renewed("worker", 20.0, 30.0).released(60.0, worker_lost=True)
+    assert lost.lost_attempts == (10.0,)
+    stopped = lost.claimed("worker", 70.0, 30.0).released(80.0, counted=False)
+    assert stopped.lost_attempts == (10.0,)
+    again = stopped.claimed("worker", 90.0, 30.0)
+    assert again.released(130.0, worker_lost=True).lost_attempts == (10.0, 90.0)
+    assert again.pausing().released(130.0, worker_lost=True).lost_attempts == (10.0, 90.0)
+    older = Job.model_validate(
+        running().model_dump(exclude={"lost_attempts": True, "lease": {"claimed_at"}})  # another version's
+    )
+    assert older.released(60.0, worker_lost=True).lost_attempts == ()
 
 
 def test_cancelling_wins_over_pausing() -> None:

@@ -160,13 +160,34 @@ def test_no_priority_gets_ahead_of_another_tenant_s_turn() -> None:
 
 
 def test_what_was_begun_goes_on_after_what_its_user_wants_more() -> None:
-    waiting = [job("a", "one", schedule=LOW, keeps_turn=True), job("b", "one"), job("c", "two")]
-    assert order(waiting, turns={"one": 100.0, "two": 50.0}) == "cba"
+    begun = job("a", "one", schedule=LOW, keeps_turn=True, queued_at=200.0)
+    assert order([begun, job("b", "one"), job("c", "two")], turns={"one": 100.0, "two": 50.0}) == "cba"
 
 
 def test_what_was_begun_goes_on_first() -> None:
-    waiting = [job("a", "new"), job("b", "old", keeps_turn=True, created_at=9.0)]
-    assert order(waiting, turns={"old": 100.0}) == "ba"
+    begun = job("b", "old", keeps_turn=True, created_at=9.0, queued_at=200.0)
+    assert order([job("a", "new"), begun], turns={"old": 100.0}) == "ba"
+
+
+def test_what_was_begun_waits_for_a_tenant_that_has_less_running() -> None:
+    begun = job("b", "busy", keeps_turn=True, queued_at=200.0)
+    runs = job("x", "busy", status=JobStatus.RUNNING)
+    assert order([begun, job("a", "idle")], [runs], {"busy": 100.0}) == "ab"
+
+
+@pytest.mark.parametrize("trainers", [1, 3, 12])
+def test_however_many_were_begun_another_tenant_has_its_turn_after_one(trainers: int) -> None:
+    """All of a tenant's trainers were lost at once, and there are as many again, or fewer."""
+    waiting = [job(f"g{number}", "greedy", keeps_turn=True, queued_at=200.0) for number in range(12)]
+    waiting.append(job("o", "other", created_at=9.0, queued_at=150.0))
+    turns, running, taken = {"greedy": 100.0}, list[Job](), list[str]()
+    for now in range(201, 214):
+        first = in_order(waiting, running, turns)[0]
+        waiting.remove(first)
+        taken.append(first.id)
+        turns[first.tenant] = float(now)
+        running = [*running, first][-trainers + 1 :] if trainers > 1 else []
+    assert taken.index("o") == 1
 
 
 def test_the_tenant_that_runs_least_goes_first() -> None:
