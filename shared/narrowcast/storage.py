@@ -1,8 +1,8 @@
 """Objects in any S3 server, through the ``minio`` SDK.
 
 The one place that speaks S3. What it raises is ours: :class:`NotFound` for a missing
-object, :class:`Outage` with ``storage_unavailable`` for a server that does not answer or fails,
-:class:`Unavailable` with ``storage_full`` for one whose disk is full, with ``storage_refused`` for
+object, :class:`Outage` with ``storage_unavailable`` for a server that does not answer or fails, or has lost a
+bucket, :class:`Unavailable` with ``storage_full`` for one whose disk is full, with ``storage_refused`` for
 one that refuses the key. A refusal is no error of its own: it passes when a key is rotated or a policy is
 written a moment later, and a job whose attempts are used up fails with its code.
 """
@@ -22,11 +22,16 @@ from minio.error import InvalidResponseError, S3Error, ServerError
 from narrowcast.errors import NotFound, Outage, Unavailable
 from narrowcast.settings import StorageSettings
 
-_MISSING = {"NoSuchKey", "NoSuchObject", "NoSuchBucket", "NoSuchVersion"}
+_MISSING = {"NoSuchKey", "NoSuchObject", "NoSuchVersion"}
+_NO_BUCKET = "NoSuchBucket"
 _REFUSED = {"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch"}
 _FULL = {"XMinioStorageFull", "XMinioAdminBucketQuotaExceeded", "InsufficientStorage", "QuotaExceeded"}
 _AWAY = {"InternalError", "ServiceUnavailable", "SlowDown", "XMinioServerNotInitialized", "InvalidResponse"}
 """Nothing that is said of the request: a server that starts, is overloaded, or stands behind a proxy."""
+_NO_ANSWER: Final = (
+    "the object store does not answer: see whether it is up and can be reached; jobs that failed meanwhile"
+    " can be submitted again"
+)
 _CODE_IN_BODY = re.compile(r"<Code>(\w+)</Code>")
 _CONNECT_TIMEOUT_S = 5
 _READ_TIMEOUT_S = 60
@@ -36,16 +41,16 @@ _CHUNK = 1024 * 1024
 
 
 @contextmanager
-def _our_errors(what: str) -> Iterator[None]:
+def _our_errors(bucket: str, what: str) -> Iterator[None]:
     try:
         yield
     except S3Error as error:
-        raise _error(what, error.code or "") from error
+        raise _error(bucket, what, error.code or "") from error
     except InvalidResponseError as error:
         # The SDK reads errors of the type application/xml only; rclone's server says text/xml.
-        raise _error(what, error_code(str(error)) or "InvalidResponse") from error
+        raise _error(bucket, what, error_code(str(error)) or "InvalidResponse") from error
     except (urllib3.exceptions.HTTPError, ServerError, OSError) as error:
-        raise Outage("the object store does not answer", code="storage_unavailable") from error
+        raise Outage(_NO_ANSWER, code="storage_unavailable") from error
 
 
 def error_code(answer: str) -> str | None:
@@ -54,19 +59,32 @@ def error_code(answer: str) -> str | None:
     return found[1] if found else None
 
 
-def _error(what: str, reason: str) -> NotFound | Unavailable:
+def _error(bucket: str, what: str, reason: str) -> NotFound | Unavailable:
+    if reason == _NO_BUCKET:
+        return _no_bucket(bucket)
     if reason in _MISSING:
         return NotFound(f"{what} does not exist")
     if reason in _REFUSED:
-        return Unavailable(f"the object store refused {what}: {reason}", code="storage_refused")
+        hint = "see whether the service's key is right and its policies are up to date"
+        return Unavailable(f"the object store refused {what}: {reason} ({hint})", code="storage_refused")
     if reason in _FULL:
         return Unavailable(
             "the object store is full: free some space in it, or add some", code="storage_full"
         )
     # All that SeaweedFS and rclone's server say when their disk is full.
-    hint = " (look at its log, and at the free space on its disk)" if reason == "InternalError" else ""
+    space = ", and at the free space on its disk" if reason == "InternalError" else ""
     kind = Outage if reason in _AWAY else Unavailable
-    return kind(f"the object store failed at {what}: {reason}{hint}", code="storage_unavailable")
+    message = f"the object store failed at {what}: {reason} (look at its log{space})"
+    return kind(message, code="storage_unavailable")
+
+
+def _no_bucket(name: str) -> Outage:
+    # No NotFound, which says of one object that it was never written, and ends a job for good.
+    return Outage(
+        f"bucket {name} does not exist in the object store: create it (python -m"
+        " narrowcast_gateway.provisioning) or restore it from a backup",
+        code="storage_unavailable",
+    )
 
 
 def create_client(settings: StorageSettings) -> Minio:
@@ -102,7 +120,7 @@ class Bucket:
 
     def put(self, key: str, data: bytes, content_type: str = "application/octet-stream") -> None:
         """Write ``data`` at ``key``; the object appears whole or not at all."""
-        with _our_errors(key):
+        with _our_errors(self.name, key):
             stream, size = io.BytesIO(data), len(data)
             # In one request: of what is in memory as a whole no parts are left if we die meanwhile.
             part_size = max(size, _PART_SIZE)
@@ -110,7 +128,7 @@ class Bucket:
 
     def put_stream(self, key: str, stream: BinaryIO, length: int) -> None:
         """Write ``length`` bytes of ``stream`` at ``key``, in parts if large."""
-        with _our_errors(key):
+        with _our_errors(self.name, key):
             self._client.put_object(self.name, key, stream, length, part_size=_PART_SIZE)
 
     def get(self, key: str) -> bytes:
@@ -119,7 +137,7 @@ class Bucket:
         Raises:
             NotFound: there is no such object.
         """
-        with _our_errors(key):
+        with _our_errors(self.name, key):
             response = self._client.get_object(self.name, key)
             try:
                 data: bytes = response.read()
@@ -139,7 +157,7 @@ class Bucket:
         Raises:
             NotFound: there is no such object (at the first chunk).
         """
-        with _our_errors(key):
+        with _our_errors(self.name, key):
             response = self._client.get_object(self.name, key, start, length)
             try:
                 yield from response.stream(_CHUNK)
@@ -150,7 +168,7 @@ class Bucket:
     def exists(self, key: str) -> bool:
         """Whether there is such an object."""
         try:
-            with _our_errors(key):
+            with _our_errors(self.name, key):
                 self._client.stat_object(self.name, key)
         except NotFound:
             return False
@@ -158,13 +176,13 @@ class Bucket:
 
     def keys(self, prefix: str) -> Iterator[str]:
         """Yield every key under ``prefix``, in order."""
-        with _our_errors(prefix):
+        with _our_errors(self.name, prefix):
             for entry in self._client.list_objects(self.name, prefix, recursive=True):
                 yield entry.object_name
 
     def folders(self, prefix: str) -> Iterator[str]:
         """Yield the names directly under ``prefix`` (which ends in ``/``) that have objects below them."""
-        with _our_errors(prefix):
+        with _our_errors(self.name, prefix):
             for entry in self._client.list_objects(self.name, prefix, recursive=False):
                 # SeaweedFS names the folder itself once all below it is gone.
                 if entry.is_dir and entry.object_name != prefix:
@@ -172,14 +190,14 @@ class Bucket:
 
     def age_s(self, prefix: str) -> float:
         """Return the age in seconds of the youngest object under ``prefix``; infinite if there is none."""
-        with _our_errors(prefix):
+        with _our_errors(self.name, prefix):
             entries = self._client.list_objects(self.name, prefix, recursive=True)
             written = [entry.last_modified.timestamp() for entry in entries]
         return time.time() - max(written) if written else float("inf")
 
     def delete(self, key: str) -> None:
         """Delete one object; deleting what is not there is no error."""
-        with _our_errors(key):
+        with _our_errors(self.name, key):
             self._client.remove_object(self.name, key)
 
     def delete_prefix(self, prefix: str) -> int:
@@ -192,11 +210,12 @@ class Bucket:
         # SeaweedFS goes on listing an emptied folder until its own key is deleted. To others that is
         # no key, and rclone's server calls it an error.
         gone = keys + _folder_keys(prefix, keys)
-        with _our_errors(prefix):
+        with _our_errors(self.name, prefix):
             answers = list(self._client.remove_objects(self.name, [DeleteObject(key) for key in gone]))
         errors = [answer for answer in answers if not (answer.name or "").endswith("/")]
         if errors:
-            raise _error(f"deleting {len(errors)} objects under {prefix}", errors[0].code)
+            what = f"deleting {len(errors)} objects under {prefix}"
+            raise _error(self.name, what, errors[0].code)
         return len(keys)
 
 
@@ -228,7 +247,7 @@ class Storage:
     def create_buckets(self) -> None:
         """Create what is missing (the local stack, tests, provisioning: an administrator)."""
         for bucket in self.buckets:
-            with _our_errors(bucket.name):
+            with _our_errors(bucket.name, bucket.name):
                 if not self._client.bucket_exists(bucket.name):
                     self._client.make_bucket(bucket.name)
 
@@ -238,6 +257,6 @@ class Storage:
         Raises:
             Unavailable: no answer, or the bucket is missing.
         """
-        with _our_errors(self.data.name):
+        with _our_errors(self.data.name, self.data.name):
             if not self._client.bucket_exists(self.data.name):
-                raise Unavailable(f"bucket {self.data.name} does not exist", code="storage_unavailable")
+                raise _no_bucket(self.data.name)

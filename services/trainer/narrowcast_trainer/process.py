@@ -28,6 +28,7 @@ from narrowcast_trainer.protocol import (
     Stopped,
     TrainingOrder,
 )
+from narrowcast_trainer.reasons import SEE_LOG
 
 _log = logs.get(__name__)
 _POLL_S = 0.2
@@ -180,15 +181,21 @@ class Supervision:
             raise Interrupted
         if status == -signal.SIGKILL and kernel_killed:
             raise OutOfMemory(self._order.out_of_memory, self._micro_batch)
-        work = self._order.work
-        raise ProcessCrashed(_how_it_ended(work, status, exception), code=f"{work}_crashed")
+        how = _how_it_ended(self._order, status, exception)
+        raise ProcessCrashed(how, code=f"{self._order.work}_crashed")
 
 
-def _how_it_ended(work: str, status: int, exception: str | None) -> str:
+def _how_it_ended(order: Order, status: int, exception: str | None) -> str:
+    if status == -signal.SIGKILL:
+        # Our control group counts no kill for want of memory, but a limit above it may have been met.
+        return (
+            f"the {order.work} process was ended by SIGKILL; perhaps {order.out_of_memory}. See whether the"
+            f" machine and its container have memory enough, and {SEE_LOG}"
+        )
     if status < 0:
-        return f"the {work} process was ended by {signal.Signals(-status).name}"
+        return f"the {order.work} process was ended by {signal.Signals(-status).name}: {SEE_LOG}"
     detail = f" after {exception}" if exception else ""
-    return f"the {work} process ended with exit status {status}{detail}"
+    return f"the {order.work} process ended with exit status {status}{detail}: {SEE_LOG}"
 
 
 def _threads(configured: int | None) -> int:

@@ -28,6 +28,7 @@ from narrowcast_trainer.data import Example
 from narrowcast_trainer.engines.base import Engine, Trained, TrainingStopped, TrainingTask
 from narrowcast_trainer.memory import is_out_of_memory
 from narrowcast_trainer.protocol import EVENT, Failed
+from narrowcast_trainer.reasons import SEE_LOG
 from narrowcast_trainer.reporter import Reporter
 from narrowcast_trainer.settings import TrainingSettings
 
@@ -187,7 +188,7 @@ class _OtherRanks:
             event = None
         if isinstance(event, Failed):
             return event
-        message = f"rank {index + 1} of the training ended with exit status {status}"
+        message = f"rank {index + 1} of the training ended with exit status {status}: {SEE_LOG}"
         return Failed(code="training_crashed", message=message, retry=True)
 
     def _end_with_them(self) -> None:

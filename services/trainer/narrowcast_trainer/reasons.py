@@ -8,11 +8,12 @@ from narrowcast.errors import NO_ROOM, NarrowcastError, Outage, Unavailable
 from narrowcast_trainer.memory import causes, is_out_of_memory
 from narrowcast_trainer.protocol import OUT_OF_MEMORY, Failed
 
-_FULL_WORDS: Final = ("os error 28)", "No space left on device", "os error 122)", "Disk quota exceeded")
-"""Of safetensors, whose errors are not OSErrors."""
+FULL_WORDS: Final = ("os error 28)", "No space left on device", "os error 122)", "Disk quota exceeded")
+"""Of errors that are no OSErrors: safetensors', and what a program prints."""
 _WRITER: Final = "PytorchStreamWriter"
 """PyTorch says neither why it could not write nor that the disk is full."""
 _NO_ROOM_BYTES: Final = 1024 * 1024
+SEE_LOG: Final = "see the trainer's log under the job's id for why"
 DISK_FULL: Final = (
     "the trainer's work_dir is full: free some space, or give it some; a job needs room for one checkpoint"
 )
@@ -37,14 +38,15 @@ def reason_of(error: Exception, work_dir: Path) -> Failed:
         return Failed(code="disk_full", message=DISK_FULL, retry=True)
     # A RuntimeError may be the device's fault, so the job may fare better next time.
     retry = isinstance(error, RuntimeError | OSError)
-    return Failed(code="training_crashed", message=f"the training stopped with {kind}", retry=retry)
+    message = f"the training stopped with {kind}: {SEE_LOG}"
+    return Failed(code="training_crashed", message=message, retry=retry)
 
 
 def _disk_full(error: BaseException, work_dir: Path) -> bool:
     if isinstance(error, OSError) and error.errno in NO_ROOM:
         return True
     text = str(error)
-    if any(words in text for words in _FULL_WORDS):
+    if any(words in text for words in FULL_WORDS):
         return True
     return _WRITER in text and _no_room(work_dir)
 

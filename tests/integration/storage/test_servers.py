@@ -1,7 +1,7 @@
 """All that the main line asks of an S3 server, on two makes of it."""
 
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,7 @@ import pytest
 from minio import Minio
 
 from narrowcast.connections import Connections, connect
-from narrowcast.errors import NotFound, Unavailable
+from narrowcast.errors import NotFound, Outage
 from narrowcast.jobs.records import Job, JobKind, JobStatus
 from narrowcast.settings import Settings, StorageSettings
 from narrowcast.storage import Bucket, Storage
@@ -184,9 +184,31 @@ def test_originals_go_when_their_job_has_ended(opened: Connections, tenant: str)
     assert list(documents.folders(f"{tenant}/")) == [f"corpus-queued-{tenant}"]
 
 
-def test_a_bucket_that_is_missing(s3: StorageSettings) -> None:
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda storage: storage.check(),
+        lambda storage: storage.data.get("a/b"),
+        lambda storage: next(storage.data.stream("a/b")),
+        lambda storage: list(storage.data.keys("a/")),
+        lambda storage: list(storage.data.folders("a/")),
+        lambda storage: storage.data.age_s("a/"),
+        lambda storage: storage.data.delete("a/b"),
+        lambda storage: storage.data.delete_prefix("a/"),
+    ],
+)
+def test_a_bucket_that_is_missing_is_an_outage(s3: StorageSettings, ask: Callable[[Storage], object]) -> None:
+    """Not said of the object that was asked for: a job goes on when somebody has brought the bucket back."""
     elsewhere = Storage(s3.model_copy(update={"data_bucket": "narrowcast-nowhere"}))
-    with pytest.raises(Unavailable, match="narrowcast-nowhere"):
-        elsewhere.check()
+    with pytest.raises(Outage, match=r"bucket narrowcast-nowhere does not exist .*provisioning") as missing:
+        ask(elsewhere)
+    assert missing.value.code == "storage_unavailable"
     Storage(s3).check()
     Storage(s3).create_buckets()
+
+
+def test_no_bucket_is_written_to(rclone_settings: StorageSettings) -> None:
+    """As MinIO and AWS answer; SeaweedFS makes the bucket."""
+    elsewhere = Storage(rclone_settings.model_copy(update={"data_bucket": "narrowcast-nowhere"}))
+    with pytest.raises(Outage, match="bucket narrowcast-nowhere does not exist"):
+        elsewhere.data.put("a/b", b"x")

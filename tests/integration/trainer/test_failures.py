@@ -1,4 +1,4 @@
-"""What gives out in the middle of a training: memory; and a base that is not served."""
+"""What gives out in the middle of a training: memory, a bucket; and a base that is not served."""
 
 import math
 import os
@@ -6,15 +6,20 @@ import resource
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+from minio.error import S3Error
 
 from narrowcast.adapters import base_fingerprint
-from narrowcast.jobs.records import JobStatus
+from narrowcast.connections import Connections, connect
+from narrowcast.errors import Outage
+from narrowcast.jobs.records import Job, JobStatus
 from narrowcast.jobs.running import run_job
+from narrowcast.settings import JobSettings
 from narrowcast_trainer import process
 from narrowcast_trainer.job import train
 from narrowcast_trainer.settings import TrainerSettings
@@ -128,6 +133,67 @@ def _training_child() -> int:
             if b"narrowcast_trainer.run" in Path(f"/proc/{child}/cmdline").read_bytes():
                 return int(child)
     raise AssertionError("no training process")
+
+
+@pytest.fixture
+def own_bucket(
+    connections: Connections, trainer_settings: TrainerSettings, tenant: str, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Desk]:
+    """A desk whose bucket of models no other test uses; workers that are started use it as well."""
+    name = f"models-{tenant}"
+    monkeypatch.setenv("NARROWCAST_STORAGE__MODELS_BUCKET", name)
+    trainer_settings.storage = trainer_settings.storage.model_copy(update={"models_bucket": name})
+    opened = connect(trainer_settings)
+    opened.storage.create_buckets()
+    yield Desk(opened, tenant)
+    opened.redis.close()
+
+
+def _remove_models(desk: Desk) -> None:
+    models = desk.connections.storage.models
+    with suppress(S3Error, Outage):  # a checkpoint has come in meanwhile; or it is removed
+        models.delete_prefix("")
+        models._client.remove_bucket(models.name)
+
+
+@pytest.mark.faults
+def test_a_bucket_that_is_away_for_a_while_costs_a_checkpoint(
+    own_bucket: Desk, trainer_settings: TrainerSettings, start_worker: Start
+) -> None:
+    trainer_settings.trainer.checkpoint_every_s = 0.5
+    desk = own_bucket
+    job = desk.submit(desk.dataset(rows(16)), hyper=LONG)
+    start_worker()
+    desk.wait_for_event(job.id, "checkpoint at step")
+    lost = f"a checkpoint was not saved: bucket {desk.connections.storage.models.name} does not exist"
+
+    def said(job: Job) -> bool:
+        assert not job.status.terminal, job
+        _remove_models(desk)
+        return any(message.startswith(lost) for message in desk.events(job.id))
+
+    desk.wait(job.id, said)
+    desk.connections.storage.create_buckets()
+    ended = desk.ended(job.id)
+    assert ended.status is JobStatus.SUCCEEDED, ended.error
+    assert ended.attempt == 1
+    desk.check_adapter(ended)
+
+
+def test_a_bucket_that_stays_away_fails_a_job_with_what_to_do(
+    own_bucket: Desk, trainer_settings: TrainerSettings, start_worker: Start
+) -> None:
+    desk = own_bucket
+    trainer_settings.jobs = JobSettings(max_attempts=1, outage_patience_s=0)
+    trainer_settings.trainer.storage_patience_s = 0
+    _remove_models(desk)
+    job = desk.submit(desk.dataset(rows(8)))
+    start_worker()
+    error = desk.ended(job.id).error
+    assert error is not None
+    assert error.code == "storage_unavailable"
+    assert error.message.startswith(f"bucket {desk.connections.storage.models.name} does not exist")
+    assert "provisioning" in error.message
 
 
 def test_a_base_that_is_not_the_served_one_is_refused_before_it_is_loaded(

@@ -17,29 +17,12 @@ from narrowcast_local.stack import servers
 from narrowcast_trainer.settings import TrainerSettings
 
 from .conftest import Desk, Worker, rows
+from .small_disks import fill, mounting, seen_by
 
 pytestmark = pytest.mark.faults
 
 Start = Callable[..., Worker]
 _BALLAST = "ballast"
-
-
-def _mounting(folder: Path, kib: int) -> tuple[str, ...]:
-    """Return a command that runs another with a small file system of its own at ``folder``.
-
-    In a mount namespace: it is gone with the last process in it, and needs no root where
-    users may have namespaces.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    script = f'mount -t tmpfs -o size={kib}k small "$0" && exec "$@"'
-    command = ("unshare", "--mount", "--map-root-user", "sh", "-c", script, str(folder))
-    if subprocess.run([*command, "true"], capture_output=True, check=False).returncode:
-        pytest.skip("file systems cannot be mounted here, not even in a namespace")
-    return command
-
-
-def _seen_by(process: int, folder: Path) -> Path:
-    return Path(f"/proc/{process}/root") / folder.relative_to("/")
 
 
 def _one_attempt(desk: Desk, job: Job) -> None:
@@ -63,7 +46,7 @@ def test_a_full_work_dir_fails_with_what_to_do_and_leaves_nothing(
     work_dir = trainer_settings.trainer.work_dir
     job = desk.submit(desk.dataset(rows(8)), hyper={"rank": 16})
     _one_attempt(desk, job)
-    worker = start_worker(within=_mounting(work_dir, room_kib))
+    worker = start_worker(within=mounting(work_dir, room_kib))
     ended = desk.ended(job.id)
     assert ended.status is JobStatus.FAILED
     assert ended.error is not None
@@ -71,7 +54,7 @@ def test_a_full_work_dir_fails_with_what_to_do_and_leaves_nothing(
     assert "free some space" in ended.error.message
     assert any(message.startswith(begun) for message in desk.events(job.id))
     assert desk.adapter(ended) == desk.checkpoints(job.id) == []
-    assert list(_seen_by(worker.process.pid, work_dir).iterdir()) == []
+    assert list(seen_by(worker.process.pid, work_dir).iterdir()) == []
 
 
 def test_a_job_goes_on_when_there_is_room_again(
@@ -79,10 +62,10 @@ def test_a_job_goes_on_when_there_is_room_again(
 ) -> None:
     work_dir = trainer_settings.trainer.work_dir
     job = desk.submit(desk.dataset(rows(16)), hyper={"n_epochs": 12})
-    worker = start_worker(within=_mounting(work_dir, 64 * 1024))
+    worker = start_worker(within=mounting(work_dir, 64 * 1024))
     desk.wait_for_event(job.id, "checkpoint at step")
-    ballast = _seen_by(worker.process.pid, work_dir) / _BALLAST
-    _fill(ballast)
+    ballast = seen_by(worker.process.pid, work_dir) / _BALLAST
+    fill(ballast)
     desk.wait_for_event(job.id, "something it needs is away; the job is queued")
     ballast.unlink()
     ended = desk.ended(job.id)
@@ -92,28 +75,16 @@ def test_a_job_goes_on_when_there_is_room_again(
     desk.check_adapter(ended)
 
 
-def _fill(file: Path) -> None:
-    """Leave no room; also none that the training frees meanwhile."""
-    with file.open("wb", buffering=0) as stream:
-        full = 0
-        while full < 20:
-            try:
-                stream.write(bytes(4096))
-            except OSError:
-                full += 1
-                time.sleep(0.05)
-
-
 @pytest.fixture
 def small_store(trainer_settings: TrainerSettings, tmp_path: Path) -> Iterator[Path]:
     """rclone's S3 server with 16 MiB for all of it; yields where they are."""
     port, folder = servers.free_port(), tmp_path / "s3"
     storage = StorageSettings.model_validate({"endpoint": f"127.0.0.1:{port}", "secret_key": "test-secret"})
     trainer_settings.storage = storage
-    mounting = _mounting(folder, 16 * 1024)
+    within = mounting(folder, 16 * 1024)
     server = servers.rclone(folder, port, storage.access_key, "test-secret")
     process = subprocess.Popen(
-        [*mounting, *server.command],
+        [*within, *server.command],
         env=server.environment | {"PATH": "/usr/bin:/bin"},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -126,7 +97,7 @@ def small_store(trainer_settings: TrainerSettings, tmp_path: Path) -> Iterator[P
         except NarrowcastError:
             assert time.monotonic() < deadline
             time.sleep(0.2)
-    yield _seen_by(process.pid, folder)
+    yield seen_by(process.pid, folder)
     process.kill()
     process.wait()
 
@@ -144,7 +115,7 @@ def test_a_full_object_store_costs_checkpoints_and_publishing_waits_for_room(
     start_worker()
     desk.wait_for_event(job.id, "step ")
     ballast = small_store / _BALLAST
-    _fill(ballast)
+    fill(ballast)
     models = opened.storage.models
     with pytest.raises(Unavailable) as refused:
         models.put("adapters/x", bytes(64 * 1024))

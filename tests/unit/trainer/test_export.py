@@ -23,6 +23,7 @@ from narrowcast_trainer.export.job import _tidied
 from narrowcast_trainer.export.merge import merge
 from narrowcast_trainer.export.order import ExportOrder
 from narrowcast_trainer.export.steps import _Export
+from narrowcast_trainer.export.tools import run_tool
 from narrowcast_trainer.reporter import Reporter
 from narrowcast_trainer.settings import HubSettings, TrainingSettings
 
@@ -92,6 +93,53 @@ def test_errors_become_reasons_without_their_text(
     reason = reason_of(error, tmp_path)
     assert (reason.code, reason.retry) == (code, retry)
     assert "Иванов" not in reason.message
+    assert ("trainer's log under the job's id" in reason.message) is (code == "export_crashed")
+
+
+def _failing_tool(folder: Path, said: str) -> None:
+    run_tool("the converter", ["sh", "-c", 'printf "%b" "$0" >&2; exit 1', said, folder / "model"])
+
+
+_PROGRESS = "\\rWriting:  42%|####      | 11.5M/27.5M [00:01<00:01, 10.1Mbyte/s]\\n"
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "OSError: [Errno 28] No space left on device\\n",
+        "OSError: [Errno 122] Disk quota exceeded\\n",
+        f"OSError: Not enough free space to write 25165824 bytes after offset 1770464\\n{_PROGRESS}",
+        f"OSError: 12582912 requested and 442616 written\\n{_PROGRESS}",
+        "llama_model_quantize: failed to quantize: basic_ios::clear: iostream error\\n"
+        "llama_quantize: failed to quantize model from '/work/model'\\n",
+    ],
+)
+def test_a_tool_whose_disk_is_full_is_run_again(tmp_path: Path, said: str) -> None:
+    with pytest.raises(Unavailable) as failed:
+        _failing_tool(tmp_path, said)
+    assert failed.value.code == "disk_full"
+    assert "free some space" in failed.value.message
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        (f"ERROR: Model Foo is not supported\\n{_PROGRESS}", "ERROR: Model Foo is not supported"),
+        (
+            "llama_model_quantize: failed to quantize: tensor 'a' is not within the file bounds\\n"
+            "llama_quantize: failed to quantize model from '/work/model'\\n",
+            "llama_model_quantize: failed to quantize: tensor 'a' is not within the file bounds",
+        ),
+        (_PROGRESS, "it said nothing"),
+    ],
+)
+def test_a_tool_that_failed_is_quoted_with_the_line_that_says_why(
+    tmp_path: Path, said: str, reason: str
+) -> None:
+    with pytest.raises(JobFailed) as failed:
+        _failing_tool(tmp_path, said)
+    assert failed.value.code == "conversion_failed"
+    assert failed.value.message == f"the converter of llama.cpp failed: {reason}"
 
 
 def test_what_is_asked_for_is_completed_or_refused() -> None:

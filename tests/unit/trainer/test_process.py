@@ -59,6 +59,23 @@ def test_of_a_process_that_the_kernel_killed_it_is_said(supervision: Supervision
     assert killed.value.message == OUT_OF_MEMORY
 
 
+@pytest.mark.parametrize(
+    ("status", "exception", "said"),
+    [
+        (-signal.SIGKILL, None, ("SIGKILL", "micro_batch", "max_length", "machine and its container", "log")),
+        (-signal.SIGSEGV, None, ("SIGSEGV", "the trainer's log under the job's id")),
+        (3, "RuntimeError", ("exit status 3 after RuntimeError", "the trainer's log under the job's id")),
+    ],
+)
+def test_a_process_that_ended_without_a_word_says_what_to_do(
+    supervision: Supervision, status: int, exception: str | None, said: tuple[str, ...]
+) -> None:
+    with pytest.raises(Unavailable) as crashed:
+        supervision._conclude(status, exception, kernel_killed=False)
+    assert crashed.value.code == "training_crashed"
+    assert all(words in crashed.value.message for words in said), crashed.value.message
+
+
 class _Over(BaseException):
     pass
 

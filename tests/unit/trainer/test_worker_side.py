@@ -97,6 +97,10 @@ def test_reasons_name_a_code_and_never_quote(
     reason = reason_of(error, tmp_path)
     assert (reason.code, reason.retry) == (code, retry)
     assert "Иванов" not in reason.message
+    if code == "training_crashed":
+        assert reason.message == (
+            f"the training stopped with {type(error).__name__}: see the trainer's log under the job's id for why"
+        )
 
 
 def test_what_caused_an_error_counts() -> None:

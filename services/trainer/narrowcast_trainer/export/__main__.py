@@ -14,8 +14,10 @@ from narrowcast.errors import NarrowcastError
 from narrowcast.jobs.stopping import die_with
 from narrowcast_trainer.export.order import ExportOrder
 from narrowcast_trainer.export.pulse import Pulse
+from narrowcast_trainer.export.space import DISK_FULL
 from narrowcast_trainer.export.steps import run_export
 from narrowcast_trainer.protocol import Completed, Failed
+from narrowcast_trainer.reasons import SEE_LOG
 from narrowcast_trainer.reasons import reason_of as training_reason_of
 from narrowcast_trainer.reporter import Reporter
 
@@ -51,13 +53,10 @@ def reason_of(error: Exception, work_dir: Path) -> Failed:
     reason = training_reason_of(error, work_dir)
     if isinstance(error, NarrowcastError):
         return reason
-    words = {
-        "disk_full": "the trainer's work_dir is full: free some space",
-        "out_of_memory": ExportOrder.out_of_memory,
-    }
+    words = {"disk_full": DISK_FULL, "out_of_memory": ExportOrder.out_of_memory}
     if reason.code in words:
         return reason.model_copy(update={"message": words[reason.code]})
-    message = f"the export stopped with {type(error).__name__}"
+    message = f"the export stopped with {type(error).__name__}: {SEE_LOG}"
     return Failed(code="export_crashed", message=message, retry=isinstance(error, OSError))
 
 

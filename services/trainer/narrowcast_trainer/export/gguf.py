@@ -11,11 +11,10 @@ from narrowcast_trainer.export.tools import run_tool
 class LlamaCpp:
     """A folder with llama.cpp's converters and ``bin/llama-quantize``."""
 
-    def __init__(self, folder: Path, scratch: Path) -> None:
+    def __init__(self, folder: Path) -> None:
         self._model_converter = folder.resolve() / "convert_hf_to_gguf.py"
         self._lora_converter = folder.resolve() / "convert_lora_to_gguf.py"
         self._quantizer = folder.resolve() / "bin" / "llama-quantize"
-        self._scratch = scratch
 
     def check(self) -> None:
         """Check that it is there.
@@ -35,19 +34,20 @@ class LlamaCpp:
         """Convert a checkpoint to an f16 GGUF.
 
         Raises:
-            JobFailed: llama.cpp does not know the architecture or the tokenizer, or the disk is full.
+            JobFailed: llama.cpp does not know the architecture or the tokenizer.
+            Unavailable: ``disk_full``.
         """
         what: tuple[str | Path, ...] = (checkpoint, "--outfile", destination, "--outtype", "f16")
-        run_tool("the converter", [sys.executable, self._model_converter, *what], self._scratch)
+        run_tool("the converter", [sys.executable, self._model_converter, *what])
 
     def convert_lora(self, adapter: Path, base: Path, destination: Path) -> None:
         """Convert an adapter in PEFT's format to an f16 GGUF; of the base only the configuration is read.
 
         Raises:
-            JobFailed: as :meth:`convert`.
+            JobFailed, Unavailable: as :meth:`convert`.
         """
         what: tuple[str | Path, ...] = (adapter, "--base", base, "--outfile", destination, "--outtype", "f16")
-        run_tool("the converter", [sys.executable, self._lora_converter, *what], self._scratch)
+        run_tool("the converter", [sys.executable, self._lora_converter, *what])
 
     def quantize(self, source: Path, destination: Path, quantization: Quantization, threads: int) -> None:
         """Quantise an f16 GGUF.
@@ -59,7 +59,8 @@ class LlamaCpp:
             threads: 0 takes every core.
 
         Raises:
-            JobFailed: llama.cpp refuses, or the disk is full.
+            JobFailed: llama.cpp refuses.
+            Unavailable: ``disk_full``.
         """
         command = [self._quantizer, source, destination, quantization, str(threads)]
-        run_tool("llama-quantize", command, self._scratch)
+        run_tool("llama-quantize", command)

@@ -40,7 +40,7 @@ def run_export(order: ExportOrder, reporter: Reporter) -> dict[str, Any]:
 
     Raises:
         JobFailed: for a reason that another attempt would meet again.
-        Unavailable: the object store or the hub does not answer.
+        Unavailable: the object store or the hub does not answer, or ``work_dir`` is full.
     """
     return _Export(order, reporter).run()
 
@@ -59,7 +59,7 @@ class _Export:
         self._models: Bucket = Storage(order.storage).models
         self._prefix = export_prefix(order.tenant, order.job_id)
         self._scratch = order.settings.work_dir / order.job_id
-        self._llama = LlamaCpp(order.settings.llama_cpp_dir, self._scratch)
+        self._llama = LlamaCpp(order.settings.llama_cpp_dir)
 
     def run(self) -> dict[str, Any]:
         shutil.rmtree(self._scratch, ignore_errors=True)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from narrowcast.errors import JobFailed
+from narrowcast.errors import JobFailed, Unavailable
 from narrowcast.ids import new_id
 from narrowcast.jobs.records import JobKind
 from narrowcast_trainer.export import space
@@ -57,9 +57,9 @@ def test_a_disk_that_is_too_small(exporting: Exporting, monkeypatch: pytest.Monk
     usage = shutil.disk_usage("/")
     # The toy has 3.2 million parameters: 6.5 MB in 16 bits, and the tokenizer's 3 MB or so.
     monkeypatch.setattr(space.shutil, "disk_usage", lambda _path: usage._replace(free=5_000_000))
-    error = refusal(exporting, format="merged")
-    assert error.code == "disk_full"
-    assert "0.0 GB are free" in error.message
+    with pytest.raises(Unavailable, match=r"0\.0 GB are free: free some space") as full:
+        exporting.run_here(format="merged")
+    assert full.value.code == "disk_full"
 
 
 def test_no_llama_cpp(exporting: Exporting, tmp_path: Path) -> None:
