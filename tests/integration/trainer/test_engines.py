@@ -9,14 +9,15 @@ import pytest
 
 from narrowcast.adapters import ADAPTER_WEIGHTS
 from narrowcast.errors import JobFailed
+from narrowcast.masking import stop_ids
 from narrowcast.training import Hyperparameters
-from narrowcast_trainer.data import IGNORED, Example
+from narrowcast_trainer.data import IGNORED, Example, tokenize
 from narrowcast_trainer.engines.base import Trained
 from narrowcast_trainer.protocol import Measured
 from narrowcast_trainer.publish import check_weights
 from narrowcast_trainer.settings import TrainingSettings
 
-from .conftest import TOY
+from .conftest import TOY, rows
 from .trainings import HYPER, assert_same_weights, events_of, stopped, train, training_task, weights_of
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -292,3 +293,32 @@ def test_the_smoke_test_fails_what_does_not(
     with pytest.raises(JobFailed, match=reason) as failed:
         PeftEngine().smoke_test(task, _spoiled(adapter, tmp_path / "spoiled", change))
     assert failed.value.code == "smoke_test_failed"
+
+
+def test_an_adapter_that_is_worse_than_its_base_is_not_published(base_model: Path, tmp_path: Path) -> None:
+    """Of the real base: what the toy says is bounded, so that hardly anything makes it worse."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from narrowcast_trainer.engines.best import save_adapter
+    from narrowcast_trainer.engines.smoke import SmokeTest
+
+    tokenizer = AutoTokenizer.from_pretrained(base_model)
+    examples = tokenize(rows(2), tokenizer, split="train", max_length=512, stop_ids=stop_ids(tokenizer, None))
+    torch.manual_seed(0)
+    lora = LoraConfig(r=4, target_modules=["down_proj"], init_lora_weights=False, task_type="CAUSAL_LM")
+    model = get_peft_model(AutoModelForCausalLM.from_pretrained(base_model), lora)
+
+    def smoke_test(scale: float) -> str | None:
+        adapter = tmp_path / str(scale)
+        with torch.no_grad():
+            for name, weights in model.named_parameters():
+                weights *= scale if ".lora_B." in name else 1
+        save_adapter(model, adapter)
+        return SmokeTest(base_model, adapter, "none", tuple(examples), learning_rate=1e-2).run()
+
+    assert "no better than its base: on 2 rows the loss is" in (smoke_test(2) or "")
+    with pytest.raises(JobFailed, match="without the adapter; lower learning_rate") as failed:
+        smoke_test(5)
+    assert failed.value.code == "training_diverged"

@@ -17,7 +17,7 @@ from narrowcast.artifacts import read_manifest
 from narrowcast.cards import CARD, CARD_TEXT, LOSS_PNG, LOSS_SVG, STEP_METRICS, TrainingCard
 from narrowcast.estimates.history import EstimateFacts, Observation
 from narrowcast.jobs.heartbeat import Heartbeat
-from narrowcast.jobs.records import JobStatus
+from narrowcast.jobs.records import Job, JobStatus
 from narrowcast.prompts import TEMPLATE_HASH, instruction_for
 from narrowcast_trainer.settings import TrainerSettings
 
@@ -75,6 +75,12 @@ def test_a_queued_job_becomes_an_adapter(
     assert any("train_loss" in data for data in measured)
     assert [data["epoch"] for data in measured if "valid_loss" in data] == [1.0, 2.0]
     assert measured[-1]["step"] == 10
+    last = next(data for data in reversed(measured) if "train_loss" in data)
+    assert (last["step"], last["eta_s"]) == (10, 0)
+    assert (
+        min(last["grad_norm"], last["tokens_per_s"], max(data.get("learning_rate", 0) for data in measured))
+        > 0
+    )
     assert any("training 10 steps" in event.message for event in events)
 
     loaded = {pid: _maps(pid) for pid in _family(worker.process.pid)}
@@ -173,14 +179,24 @@ def test_a_worker_whose_whole_group_is_terminated_hands_its_job_on(desk: Desk, s
 
 
 def test_a_training_process_that_dies_is_started_again(desk: Desk, start_worker: Start) -> None:
-    job = desk.submit(desk.dataset(rows(16)), hyper=LONG)
+    """And ends with the very curve of one that did not, dropout and all."""
+    dataset, hyper = desk.dataset(rows(16), rows(3, start=100)), LONG | {"dropout": 0.1}
+    job = desk.submit(dataset, hyper=hyper)
     worker = start_worker()
     desk.wait_for_event(job.id, "checkpoint at step")
-    os.kill(worker.training_pids()[0], signal.SIGSEGV)
+    os.kill(worker.training_pids()[0], signal.SIGKILL)
     ended = desk.ended(job.id)
     assert ended.status is JobStatus.SUCCEEDED, ended.error
     assert ended.attempt == 2
     assert any("resumed after step" in message for message in desk.events(job.id))
+    assert _curve(desk, ended) == _curve(desk, desk.ended(desk.submit(dataset, hyper=hyper).id))
+
+
+def _curve(desk: Desk, ended: Job) -> list[dict[str, Any]]:
+    prefix, models = adapter_prefix(desk.tenant, ended.result["adapter_id"]), desk.connections.storage.models
+    card = TrainingCard.model_validate_json(models.get(prefix + CARD))
+    assert len(card.history) >= ended.result["metrics"]["steps"]
+    return [point.model_dump(exclude={"tokens_per_s", "memory_bytes"}) for point in card.history]
 
 
 REFUSED: list[tuple[str, str, dict[str, Any]]] = [

@@ -92,5 +92,5 @@ class Engine(Protocol):
         """Load an adapter anew and try it on a few of the task's rows.
 
         Raises:
-            JobFailed: ``smoke_test_failed``.
+            JobFailed: ``smoke_test_failed``, or ``training_diverged``: the base alone is better.
         """

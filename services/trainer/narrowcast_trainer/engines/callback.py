@@ -56,7 +56,7 @@ class JobCallback(TrainerCallback):
         self._watch.vocabulary = getattr(self._trainer.model.config, "vocab_size", None)
         for entry in state.log_history:
             if "loss" in entry:
-                self._watch.take(entry["step"], entry["loss"])
+                self._watch.take(entry["step"], entry["loss"], entry.get("grad_norm"))
         self._started = self._saved_at = time.monotonic()
         self._recent.append((self._started, state.global_step, 0))
         resumed = f", resumed after step {state.global_step}" if state.global_step else ""

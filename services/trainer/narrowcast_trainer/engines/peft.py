@@ -53,4 +53,5 @@ class PeftEngine:
     def smoke_test(self, task: TrainingTask, adapter: Path) -> None:
         """Try the adapter out."""
         forget_earlier_runs()
-        SmokeTest.of(task, adapter).run()
+        if remark := SmokeTest.of(task, adapter).run():
+            task.reporter.note(remark, warn=True)

@@ -67,7 +67,9 @@ class UnslothEngine:
             done = pool.submit(SmokeTest.of(task, adapter).run)
             while wait([done], _TICK_S).not_done:
                 task.reporter.tick()
-            done.result()
+            remark = done.result()
+        if remark:
+            task.reporter.note(remark, warn=True)
 
 
 def _model(task: TrainingTask, precision: Precision, stored: Quantization) -> Any:
