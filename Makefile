@@ -15,7 +15,7 @@ MODEL := $(MODELS)/smollm2-135m-instruct/config.json
 LLAMA_CPP ?= .local/llama.cpp
 
 .DEFAULT_GOAL := help
-.PHONY: help install model llama.cpp demo test quick lint format unit contract integration e2e test-faults test-containers test-interpreted test-gpu bench-gpu images \
+.PHONY: help install model llama.cpp demo test quick lint format unit contract integration e2e trackers test-faults test-containers test-interpreted test-gpu bench-gpu images \
 	secrets bench \
 	openapi estimates lock clean
 
@@ -58,7 +58,7 @@ demo: install model ## The whole story on this machine: documents in, a served a
 test: install model ## Everything that CI checks
 	@# llama.cpp is compiled beside what needs it not; two at a time, because most tests wait more than they compute.
 	$(MAKE) --jobs=2 llama.cpp quick
-	$(MAKE) integration e2e
+	$(MAKE) integration e2e trackers
 
 quick: lint unit contract ## What needs no server and no compiler
 
@@ -85,6 +85,14 @@ integration: install model llama.cpp ## Against a real Valkey, S3, Celery and vL
 
 e2e: install model llama.cpp ## Documents in, a served adapter out, in short
 	$(BIN)/pytest tests/e2e
+
+TRACKERS := .local/trackers
+trackers: $(TRACKERS)/.installed ## MLflow and trackio, which take none of the pinned packages' newest versions
+	PYTHONPATH=$(TRACKERS) $(BIN)/pytest tests/integration/trainer/test_trackers.py -k 'mlflow or trackio'
+
+$(TRACKERS)/.installed: $(VENV)/.installed requirements/trackers.txt
+	$(BIN)/uv pip install --python $(BIN)/python --no-deps --target $(TRACKERS) --requirement requirements/trackers.txt
+	@touch $@
 
 VERSION := 0.1.0
 # Given on, so that a mirror or a wheel folder of this machine is used inside as well.
@@ -117,7 +125,7 @@ test-gpu: model $(CUDA)/.installed ## Both engines on a GPU
 bench-gpu: model $(CUDA)/.installed ## unsloth against peft, the estimate against the peak, on a GPU
 	$(CUDA)/bin/python benchmarks/training.py --models $(MODELS) --json
 
-bench: install model ## Preprocessing against the generator's truth; training against bare TRL (10 minutes)
+bench: install model ## Preprocessing against the generator's truth; training against bare TRL (a quarter of an hour)
 	$(BIN)/python benchmarks/preprocessing.py
 	$(BIN)/python benchmarks/training.py --models $(MODELS) --json
 

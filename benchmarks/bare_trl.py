@@ -2,11 +2,13 @@
 
 ``python bare_trl.py ORDER``: a JSON object with ``base``, ``rows`` (a JSON Lines file of ``prompt`` and
 ``completion`` messages), ``arguments`` (of SFTConfig), ``lora`` (of LoraConfig), ``nf4``, whether the base
-is quantised, and ``warm_up``, the steps that are not timed. The last line that it prints has ``steps``, those
-that were ``timed``, their ``seconds``, and on CUDA ``peak_bytes``, of reserved memory.
+is quantised, ``warm_up``, the steps that are not timed, and perhaps ``checkpoint_at``, the share of the steps
+after which one checkpoint is written to the disk. The last line that it prints has ``steps``, those that were
+``timed``, their ``seconds``, the ``checkpoints`` among them, and on CUDA ``peak_bytes``, of reserved memory.
 """
 
 import json
+import math
 import sys
 import time
 from pathlib import Path
@@ -28,12 +30,13 @@ _NF4 = BitsAndBytesConfig(  # type: ignore[no-untyped-call] # as QLoRA has it, a
 
 
 class Clock(TrainerCallback):
-    """Takes the time of the steps alone, as for ours: no loading, no saving."""
+    """Takes the time of the steps, as for ours: with what is saved between them, without loading."""
 
-    def __init__(self, warm_up: int) -> None:
+    def __init__(self, warm_up: int, checkpoint_at: float | None) -> None:
         self.began = self.ended = 0.0
-        self.steps = 0
+        self.steps = self.checkpoints = 0
         self._warm_up = warm_up
+        self._checkpoint_at = checkpoint_at
 
     def on_train_begin(self, *_: Any, **__: Any) -> None:
         self.began = _now()
@@ -44,6 +47,11 @@ class Clock(TrainerCallback):
             self.began = _now()
         if self.steps == state.max_steps:
             self.ended = _now()
+        elif self._checkpoint_at and self.steps == math.ceil(self._checkpoint_at * state.max_steps):
+            control.should_save = True
+
+    def on_save(self, *_: Any, **__: Any) -> None:
+        self.checkpoints += self.steps >= self._warm_up
 
 
 def _now() -> float:
@@ -59,7 +67,7 @@ def main() -> None:
         given["model_init_kwargs"] = given.get("model_init_kwargs", {}) | {"quantization_config": _NF4}
     arguments = SFTConfig(output_dir=str(Path(order["rows"]).parent / "bare"), **given)
     set_seed(arguments.seed)
-    clock = Clock(order["warm_up"])
+    clock = Clock(order["warm_up"], order.get("checkpoint_at"))
     SFTTrainer(
         model=order["base"],
         args=arguments,
@@ -68,7 +76,12 @@ def main() -> None:
         callbacks=[clock],
     ).train()
     timed = clock.steps - order["warm_up"]
-    taken: dict[str, Any] = {"steps": clock.steps, "timed": timed, "seconds": clock.ended - clock.began}
+    taken: dict[str, Any] = {
+        "steps": clock.steps,
+        "timed": timed,
+        "seconds": clock.ended - clock.began,
+        "checkpoints": clock.checkpoints,
+    }
     if torch.cuda.is_available():
         taken["peak_bytes"] = torch.cuda.max_memory_reserved()
     print(json.dumps(taken))

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from narrowcast.artifacts import publish
 from narrowcast.datasets import DatasetManifest, Row, dataset_prefix, split_file, to_jsonl
@@ -23,11 +23,13 @@ from narrowcast.training import Hyperparameters, TrainingSpec
 from narrowcast_local.stack import servers
 from narrowcast_trainer.child import JobProcess, training_environment
 from narrowcast_trainer.engines.precision import capability
-from narrowcast_trainer.protocol import Completed, Failed, Measured, Note, TrainingOrder
+from narrowcast_trainer.protocol import Completed, Event, Failed, Measured, Note, TrainingOrder
 from narrowcast_trainer.settings import TrainingSettings
 
 TENANT = "bench"
 BARE = Path(__file__).with_name("bare_trl.py")
+CHECKPOINT_AT = 0.5
+"""Share of a bare script's steps after which it writes a checkpoint, and of its time for ours."""
 WARM_UP = {"cuda": 2, "cpu": 0}
 """Steps. On a CPU nothing is compiled."""
 
@@ -36,14 +38,53 @@ WARM_UP = {"cuda": 2, "cpu": 0}
 class Measurement:
     """Of one configuration, over its rounds."""
 
+    seconds: list[float] = field(default_factory=list)
     steps_per_s: list[float] = field(default_factory=list)
     tokens_per_s: list[float] = field(default_factory=list)
+    checkpoints: list[int] = field(default_factory=list)
+    """Written in those seconds."""
     peak_bytes: list[float] = field(default_factory=list)
     result: dict[str, Any] = field(default_factory=dict)
 
-    def add(self, steps: int, tokens: float, seconds: float) -> None:
+    def add(self, steps: int, tokens: float, seconds: float, checkpoints: int) -> None:
+        self.seconds.append(seconds)
         self.steps_per_s.append(steps / seconds)
         self.tokens_per_s.append(tokens / seconds)
+        self.checkpoints.append(checkpoints)
+
+
+class _WithTrlLoss(TrainingOrder):
+    program: ClassVar[str] = "own_trl_loss"
+
+
+@dataclass
+class _Timed:
+    """What our training process says of its steps, and when."""
+
+    began: float = 0.0
+    ended: float = 0.0
+    first: int = 0
+    last: int = 0
+    checkpoints: int = 0
+    result: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def seconds(self) -> float:
+        return self.ended - self.began
+
+    def take(self, event: Event) -> None:
+        if isinstance(event, Note) and "total_steps" in event.data:
+            self.began = time.monotonic()
+        elif isinstance(event, Note) and event.message.startswith("checkpoint at step"):
+            self.checkpoints += self.first >= WARM_UP[device()]
+        elif isinstance(event, Measured):
+            self.ended, self.last = time.monotonic(), event.metrics.step
+            if self.first < WARM_UP[device()]:
+                self.began, self.first = self.ended, self.last
+        elif isinstance(event, Failed):
+            raise SystemExit(f"{event.code}: {event.message}")
+        elif isinstance(event, Completed):
+            self.result = event.result
 
 
 class Bench:
@@ -64,33 +105,48 @@ class Bench:
         publish(Storage(self.storage).data, dataset_prefix(TENANT, manifest.id), files, manifest)
         return manifest.id
 
-    def own(self, base: str, dataset: str, tokens: int, hyper: Hyperparameters, into: Measurement) -> None:
-        """Train as the worker does; the time is from the warm-up's end to the last step's."""
-        job = new_id("ftjob")
-        spec = TrainingSpec(base_model=base, dataset=dataset, adapter_id=f"a-{job}", hyperparameters=hyper)
-        order = TrainingOrder(
-            job_id=job, tenant=TENANT, spec=spec, settings=self.settings, storage=self.storage
-        )
-        began = ended = 0.0
-        first = step = 0
-        with JobProcess(order, _threads()) as child:
-            while child.exit_status() is None or not child.silent:
-                for event in child.events(0.2):
-                    if isinstance(event, Note) and "total_steps" in event.data:
-                        began = time.monotonic()
-                    elif isinstance(event, Measured):
-                        ended, step = time.monotonic(), event.metrics.step
-                        if first < WARM_UP[device()]:
-                            began, first = ended, step
-                    elif isinstance(event, Failed):
-                        raise SystemExit(f"{event.code}: {event.message}")
-                    elif isinstance(event, Completed):
-                        into.result = event.result
-        if not into.result:
-            raise SystemExit(f"the training process ended without a result: {child.last_exception}")
-        if step == first:
-            raise SystemExit(f"{step} steps are none beside the warm-up's {first}: raise --rows")
-        into.add(step - first, tokens * hyper.n_epochs * (step - first) / step, ended - began)
+    def own(
+        self,
+        base: str,
+        dataset: str,
+        tokens: int,
+        hyper: Hyperparameters,
+        into: Measurement,
+        *,
+        beside: Measurement | None = None,
+        trl_loss: bool = False,
+    ) -> None:
+        """Train as the worker does; the time is from the warm-up's end to the last step's.
+
+        Args:
+            base: its name.
+            dataset: its id.
+            tokens: of an epoch.
+            hyper: the job's.
+            into: takes what is measured.
+            beside: a bare script's, which says when ours is halfway and makes a checkpoint.
+            trl_loss: compute TRL's loss on a CPU as well.
+        """
+
+        def train(seconds: float | None) -> _Timed:
+            job = new_id("ftjob")
+            spec = TrainingSpec(
+                base_model=base, dataset=dataset, adapter_id=f"a-{job}", hyperparameters=hyper
+            )
+            halfway = {} if seconds is None else {"checkpoint_every_s": CHECKPOINT_AT * seconds}
+            settings = self.settings.model_copy(update=halfway)
+            kind = _WithTrlLoss if trl_loss else TrainingOrder
+            return _trained(
+                kind(job_id=job, tenant=TENANT, spec=spec, settings=settings, storage=self.storage)
+            )
+
+        timed = train((into.seconds or beside.seconds)[0] if beside else None)
+        if beside and timed.checkpoints == 0:  # it is about twice as fast; by its own time then
+            timed = train(timed.seconds)
+        steps = timed.last - timed.first
+        share = steps / timed.last
+        into.add(steps, tokens * hyper.n_epochs * share, timed.seconds, timed.checkpoints)
+        into.result = timed.result
         into.peak_bytes.append(into.result["metrics"]["peak_memory_bytes"])
 
     def bare(self, order: dict[str, Any], tokens: int, into: Measurement) -> None:
@@ -107,9 +163,23 @@ class Bench:
         if done.returncode != 0:
             raise SystemExit(done.stderr)
         taken = json.loads(done.stdout.splitlines()[-1])
-        into.add(taken["timed"], tokens * taken["timed"] / taken["steps"], taken["seconds"])
+        share = taken["timed"] / taken["steps"]
+        into.add(taken["timed"], tokens * share, taken["seconds"], taken["checkpoints"])
         if "peak_bytes" in taken:
             into.peak_bytes.append(taken["peak_bytes"])
+
+
+def _trained(order: TrainingOrder) -> _Timed:
+    timed = _Timed()
+    with JobProcess(order, _threads()) as child:
+        while child.exit_status() is None or not child.silent:
+            for event in child.events(0.2):
+                timed.take(event)
+    if not timed.result:
+        raise SystemExit(f"the training process ended without a result: {child.last_exception}")
+    if timed.last == timed.first:
+        raise SystemExit(f"{timed.last} steps are none beside the warm-up's {timed.first}: raise --rows")
+    return timed
 
 
 def in_turns(rounds: int, *runs: Callable[[], None]) -> None:

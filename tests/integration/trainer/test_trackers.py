@@ -1,11 +1,13 @@
 """What trackers are told of a training, by the libraries themselves on this machine's disk.
 
-Each is an extra of the trainer; one that is not installed is not tested.
+Each is an extra of the trainer; one that is not installed is not tested. W&B's is among the pinned packages,
+the two others are in ``requirements/trackers.txt``, which says how to run their tests.
 """
 
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +24,33 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 RUN = "ftjob-0123456789ab"
 
 
-def _train_in_two_parts(name: TrackerName, models_dir: Path, folder: Path) -> None:
-    """As a job does that is paused after its third step."""
+@pytest.fixture
+def stores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder, empty, where all three of them keep what they are told."""
+    folder = tmp_path / "stores"
+    folder.mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    for variable in ("WANDB_DIR", "TRACKIO_DIR"):
+        monkeypatch.setenv(variable, str(folder))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder / 'mlflow.db'}")
+    for name in [name for name in sys.modules if name.partition(".")[0] == "trackio"]:
+        monkeypatch.delitem(sys.modules, name)  # it reads its variable where it is imported
+    return folder
+
+
+def _reporting(name: TrackerName, **changes: Any) -> dict[str, Any]:
     settings = TrainingSettings(checkpoint_every_s=1e6, micro_batch_tokens=300, report_to=(name,))
-    common: dict[str, Any] = {"settings": settings, "run_name": RUN}
-    checkpoint = stopped(3, models_dir, folder, **common)
-    train(models_dir, folder, scratch=folder / "rest", resume=checkpoint, **common)
+    return {"settings": settings.model_copy(update=changes), "run_name": RUN}
+
+
+def _train_in_two_parts(
+    name: TrackerName, models_dir: Path, folder: Path, between: Callable[[], None] = lambda: None
+) -> None:
+    """As a job does that is paused after its third step of eight, four to an epoch."""
+    checkpoint = stopped(3, models_dir, folder, **_reporting(name))
+    between()
+    train(models_dir, folder, scratch=folder / "rest", resume=checkpoint, **_reporting(name))
 
 
 def _warnings(folder: Path) -> list[str]:
@@ -44,39 +67,89 @@ def _assert_no_rows(place: Path) -> None:
             assert word.encode() not in content, path
 
 
-def test_wandb_offline(models_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wandb_offline(
+    models_dir: Path, tmp_path: Path, stores: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     wandb = pytest.importorskip("wandb")
-    store = tmp_path / "wandb"
-    store.mkdir()
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    monkeypatch.setenv("WANDB_DIR", str(store))
+    finish, exit_codes = wandb.finish, []
+    monkeypatch.setattr(wandb, "finish", lambda exit_code: (exit_codes.append(exit_code), finish(exit_code)))
     _train_in_two_parts("wandb", models_dir, tmp_path)
     assert _warnings(tmp_path) == []
+    assert exit_codes == [255, 0]
     wandb.teardown()  # its own process writes the files; at a training process's end this happens by itself
-    parts = sorted(store.rglob("*.wandb"))
+    parts = sorted(stores.rglob("*.wandb"))
     # One file a part, of one run.
     assert [path.name for path in parts] == [f"run-{RUN}.wandb"] * 2
     seen = b"".join(path.read_bytes() for path in parts)
     for sent in (b"train/loss", b"eval/loss", b"learning_rate", TOY.encode()):
         assert sent in seen
-    _assert_no_rows(store)
+    _assert_no_rows(stores)
 
 
-def test_mlflow(models_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _mlflow_run() -> Any:
+    from mlflow import MlflowClient
+
+    client = MlflowClient()
+    (run,) = client.search_runs([client.get_experiment_by_name("narrowcast").experiment_id])
+    assert run.info.run_name == RUN
+    return run
+
+
+def test_mlflow(models_dir: Path, tmp_path: Path, stores: Path) -> None:
     mlflow = pytest.importorskip("mlflow")
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
-    monkeypatch.chdir(tmp_path)
-    _train_in_two_parts("mlflow", models_dir, tmp_path)
+
+    def killed() -> None:
+        assert _mlflow_run().info.status == "KILLED"
+
+    _train_in_two_parts("mlflow", models_dir, tmp_path, between=killed)
     assert _warnings(tmp_path) == []
-    client = mlflow.MlflowClient()
-    experiment = client.get_experiment_by_name("narrowcast")
-    (run,) = client.search_runs([experiment.experiment_id])
-    assert (run.info.run_name, run.info.status) == (RUN, "FINISHED")
+    run = _mlflow_run()
+    assert run.info.status == "FINISHED"
     assert (run.data.params["base_model"], run.data.params["rank"]) == (TOY, "4")
-    losses = client.get_metric_history(run.info.run_id, "loss")
-    assert [one.step for one in losses] == [1, 2, 3, 4, 5, 6, 7, 8]
-    assert "eval_loss" in run.data.metrics
-    _assert_no_rows(tmp_path / "mlflow.db")
+    history = mlflow.MlflowClient().get_metric_history
+    assert [one.step for one in history(run.info.run_id, "loss")] == [1, 2, 3, 4, 5, 6, 7, 8]
+    assert [one.step for one in history(run.info.run_id, "eval_loss")] == [4, 8]
+    _assert_no_rows(stores)
+
+
+@pytest.mark.usefixtures("stores")
+def test_mlflow_is_told_of_a_failure(models_dir: Path, tmp_path: Path) -> None:
+    pytest.importorskip("mlflow")
+
+    def fail(*_: Any) -> None:
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        train(models_dir, tmp_path, save_checkpoint=fail, **_reporting("mlflow", checkpoint_every_s=0.0))
+    assert _mlflow_run().info.status == "FAILED"
+
+
+def test_trackio(models_dir: Path, tmp_path: Path, stores: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("trackio")
+    from trackio.cpu import CpuMonitor
+    from trackio.sqlite_storage import SQLiteStorage
+
+    monitors: list[CpuMonitor] = []
+    # Its first figures come after ten seconds.
+    monkeypatch.setattr(CpuMonitor, "start", lambda monitor: monitors.append(monitor))
+    _train_in_two_parts("trackio", models_dir, tmp_path)
+    assert _warnings(tmp_path) == []
+    assert SQLiteStorage.get_runs("narrowcast") == [RUN]
+    logs = SQLiteStorage.get_logs("narrowcast", RUN)
+    steps = {name: [log["step"] for log in logs if name in log] for name in ("train/loss", "eval/loss")}
+    assert steps == {"train/loss": [1, 2, 3, 4, 5, 6, 7, 8], "eval/loss": [4, 8]}
+    assert len(logs) == 10
+    config = SQLiteStorage.get_run_config("narrowcast", RUN) or {}
+    assert (config["base_model"], config["rank"]) == (TOY, 4)
+    assert monitors == [], "figures of the node"
+    _assert_no_rows(stores)
+
+
+def test_nothing_is_told_unless_the_site_says_so(models_dir: Path, tmp_path: Path, stores: Path) -> None:
+    """Left to itself, the Trainer has reported to every tracker that is installed."""
+    assert TrainingSettings().report_to == ()
+    train(models_dir, tmp_path / "training", run_name=RUN)
+    assert list(stores.iterdir()) == []
 
 
 def test_a_server_that_is_away_costs_a_warning(

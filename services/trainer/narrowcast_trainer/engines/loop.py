@@ -82,8 +82,8 @@ def run(
         for tracker in trackers:
             trainer.add_callback(tracker)
         trainer.train(resume_from_checkpoint=str(task.resume.folder) if task.resume else None)
-    if task.stop.requested and not callback.finished:
-        raise TrainingStopped(callback.checkpoint)
+        if task.stop.requested and not callback.finished:
+            raise TrainingStopped(callback.checkpoint)
     model = trainer.model
     adapter = callback.best.folder
     if adapter is None:

@@ -1,4 +1,4 @@
-"""Tells the site's trackers how a run goes, through Transformers' own callbacks.
+"""Tells the site's trackers how a run goes, through Transformers' own callbacks but for trackio's.
 
 Two things are ours. What they are shown is the job's hyper-parameters and the Trainer's numbers: no
 model, no paths, no rows. And no tracker's failure reaches the training.
@@ -10,13 +10,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from transformers import TrainerCallback
-from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
+from transformers.integrations.integration_utils import MLflowCallback, WandbCallback, rewrite_logs
 
 from narrowcast import logs
-from narrowcast_trainer.engines.base import TrainingTask
+from narrowcast_trainer.engines.base import TrainingStopped, TrainingTask
 from narrowcast_trainer.trackers import TrackerName
 
 _log = logs.get(__name__)
@@ -24,34 +24,34 @@ _PROJECT: Final = "narrowcast"
 _AGAIN_AFTER_S: Final = 600.0
 """After a failure. An attempt may take half a minute in which nothing trains."""
 _WANDB_TIMEOUT_S: Final = 15.0
+_Ending = Literal["finished", "stopped", "failed"]
 
 
 @contextmanager
 def tracked(task: TrainingTask) -> Iterator[list[TrainerCallback]]:
-    """Return the callbacks of the site's trackers; on leaving, their runs are closed."""
+    """Return the callbacks of the site's trackers; on leaving, their runs are closed as what they are."""
     callbacks = [GuardedTracker(name, task) for name in task.settings.report_to]
-    failed = True
+    ending: _Ending = "failed"
     try:
         yield list(callbacks)
-        failed = False
+        ending = "finished"
+    except TrainingStopped:
+        ending = "stopped"
+        raise
     finally:
         for callback in callbacks:
-            callback.close(failed=failed)
+            callback.close(ending)
 
 
 @dataclass(frozen=True)
 class _Shown:
-    """What stands in for ``TrainingArguments``: the attributes that the three callbacks read."""
+    """What stands in for ``TrainingArguments``: the attributes that the callbacks read."""
 
     run_name: str
     project: str
     parameters: dict[str, Any]
     output_dir: str = ""
     logging_steps: int = 1
-    hub_private_repo: bool = True
-    trackio_space_id: str | None = None
-    trackio_bucket_id: str | None = None
-    trackio_static_space_id: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         return self.parameters
@@ -78,17 +78,16 @@ class GuardedTracker(TrainerCallback):
         if time.monotonic() >= self._silent_until:
             self._guarded(lambda: self._send(state, control, more["logs"]))
 
-    def close(self, *, failed: bool) -> None:
-        """End the run."""
+    def close(self, ending: _Ending) -> None:
+        """End the run; one that was stopped can be gone on with."""
         if self._callback is not None:
-            self._guarded(lambda: _END[self._name](failed))
+            self._guarded(lambda: _END[self._name](ending))
             self._callback = None
 
     def _send(self, state: Any, control: Any, numbers: dict[str, float]) -> None:
         shown: Any = self._shown
         if self._callback is None:
-            _BEGIN[self._name](self._shown, self._task.scratch)
-            callback = INTEGRATION_TO_CALLBACK[self._name]()
+            callback = _BEGIN[self._name](self._shown, self._task.scratch)
             callback.on_train_begin(shown, state, control)
             self._callback = callback
         self._callback.on_log(shown, state, control, logs=dict(numbers))
@@ -109,7 +108,7 @@ class GuardedTracker(TrainerCallback):
                 )
 
 
-def _begin_mlflow(shown: _Shown, _scratch: Path) -> None:
+def _begin_mlflow(shown: _Shown, _scratch: Path) -> TrainerCallback:
     import mlflow
 
     name = os.environ.get("MLFLOW_EXPERIMENT_NAME", shown.project)
@@ -121,16 +120,17 @@ def _begin_mlflow(shown: _Shown, _scratch: Path) -> None:
     with suppress(Exception):
         mlflow.end_run()  # one that a failure left open
     mlflow.start_run(run_id=found[0].info.run_id if found else None, run_name=shown.run_name)
+    return MLflowCallback()  # type: ignore[no-untyped-call]
 
 
-def _end_mlflow(failed: bool) -> None:
+def _end_mlflow(ending: _Ending) -> None:
     import mlflow
 
     mlflow.flush_async_logging()
-    mlflow.end_run("FAILED" if failed else "FINISHED")
+    mlflow.end_run({"finished": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}[ending])
 
 
-def _begin_wandb(shown: _Shown, scratch: Path) -> None:
+def _begin_wandb(shown: _Shown, scratch: Path) -> TrainerCallback:
     import wandb
 
     wandb.init(
@@ -154,30 +154,55 @@ def _begin_wandb(shown: _Shown, scratch: Path) -> None:
             login_timeout=_WANDB_TIMEOUT_S,
         ),
     )
+    return WandbCallback()  # type: ignore[no-untyped-call]
 
 
-def _end_wandb(failed: bool) -> None:
+def _end_wandb(ending: _Ending) -> None:
     import wandb
 
-    wandb.finish(exit_code=int(failed))
+    # It has no word for a run that is stopped; 255 is what it writes itself after Ctrl-C.
+    wandb.finish(exit_code={"finished": 0, "stopped": 255, "failed": 1}[ending])
 
 
-def _begin_trackio(_shown: _Shown, _scratch: Path) -> None:
-    """Nothing: its callback opens the run by its name, and goes on with one that is there."""
+class _TrackioCallback(TrainerCallback):
+    """Not Transformers' own: that counts what it sends as steps, and lets trackio send the node's figures."""
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        import trackio
+
+        trackio.init(
+            project=args.project,
+            name=args.run_name,
+            config=args.to_dict(),
+            resume="allow",
+            auto_log_cpu=False,
+            auto_log_gpu=False,
+        )
+
+    def on_log(self, args: Any, state: Any, control: Any, **more: Any) -> None:
+        import trackio
+
+        if "train_runtime" not in more["logs"]:  # the run's totals are no point of a curve
+            numbers = rewrite_logs(more["logs"])  # type: ignore[no-untyped-call]
+            trackio.log(numbers, step=state.global_step)
 
 
-def _end_trackio(_failed: bool) -> None:
+def _begin_trackio(_shown: _Shown, _scratch: Path) -> TrainerCallback:
+    return _TrackioCallback()
+
+
+def _end_trackio(_ending: _Ending) -> None:
     import trackio
 
-    trackio.finish()
+    trackio.finish()  # its runs have no state
 
 
-_BEGIN: Final[dict[TrackerName, Callable[[_Shown, Path], None]]] = {
+_BEGIN: Final[dict[TrackerName, Callable[[_Shown, Path], TrainerCallback]]] = {
     "mlflow": _begin_mlflow,
     "wandb": _begin_wandb,
     "trackio": _begin_trackio,
 }
-_END: Final[dict[TrackerName, Callable[[bool], None]]] = {
+_END: Final[dict[TrackerName, Callable[[_Ending], None]]] = {
     "mlflow": _end_mlflow,
     "wandb": _end_wandb,
     "trackio": _end_trackio,
