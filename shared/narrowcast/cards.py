@@ -1,13 +1,15 @@
 """The training card: what a run was told, what it took and what it reached.
 
 It lies in the adapter's own artifact, so it is as immutable as the adapter and goes when the adapter
-goes. It holds numbers and names; never a row, a prompt or an answer.
+goes. That of a training that failed, and has none, lies beside the job's archived record. It holds numbers
+and names; never a row, a prompt or an answer.
 """
 
 from typing import Any, Final, Literal
 
 from pydantic import BaseModel
 
+from narrowcast.artifacts import Manifest
 from narrowcast.sweeps import Trial
 
 CARD: Final = "card.json"
@@ -17,7 +19,16 @@ LOSS_PNG: Final = "loss.png"
 LOSS_SVG: Final = "loss.svg"
 STEP_METRICS: Final = "step_metrics.csv"
 
-Ending = Literal["completed", "stopped_early", "kept_checkpoint"]
+Ending = Literal["completed", "stopped_early", "kept_checkpoint", "failed"]
+
+
+class FailedCardManifest(Manifest):
+    """Of the card of a training that failed; its id is the job's."""
+
+
+def failed_card_prefix(tenant: str, job_id: str) -> str:
+    """Return where such a card lies in the data bucket."""
+    return f"jobs/{tenant}/{job_id}/card/"
 
 
 class Point(BaseModel):
@@ -191,11 +202,14 @@ class TrainingCard(BaseModel):
     """Everything of one run."""
 
     object: Literal["training_card"] = "training_card"
-    adapter: str
+    adapter: str | None
+    """None of a training that failed."""
     job: str
     created_at: int
     ending: Ending
-    published_step: int
+    error: str | None = None
+    """Code of the reason for which it failed."""
+    published_step: int | None
     """The weights are those after this step."""
     prompt_template: str
     configuration: TrainingConfiguration

@@ -20,6 +20,7 @@ from narrowcast_gateway.generation.service import Generation
 from narrowcast_gateway.keys.service import ApiKeys
 from narrowcast_gateway.previews.service import Previews
 from narrowcast_gateway.settings import GatewaySettings
+from narrowcast_gateway.training.cards import JobCards
 from narrowcast_gateway.training.results import ResultFiles
 from narrowcast_gateway.training.service import Training
 
@@ -37,6 +38,7 @@ class Services:
     datasets: Datasets
     files: Files
     result_files: ResultFiles
+    job_cards: JobCards
     training: Training
     estimates: Estimates
     previews: Previews
@@ -86,6 +88,7 @@ def create_services(settings: GatewaySettings, connections: Connections, http: h
         datasets=datasets,
         files=Files(datasets, settings.uploads.max_training_file_bytes),
         result_files=ResultFiles(connections.jobs, adapters),
+        job_cards=JobCards(connections.jobs, adapters, connections.storage.data),
         training=training,
         estimates=Estimates(EstimateFacts(connections.redis), training, datasets, settings.servers, http),
         previews=Previews(training, datasets, settings.servers, http),

@@ -16,12 +16,12 @@ from narrowcast.adapters import (
     check_servable,
 )
 from narrowcast.artifacts import publish, read_manifest
-from narrowcast.cards import CARD
+from narrowcast.cards import CARD, FailedCardManifest, failed_card_prefix
 from narrowcast.errors import Conflict, JobFailed, NotFound
 from narrowcast.prompts import TEMPLATE_HASH, TEMPLATE_ID
 from narrowcast.storage import Bucket
 from narrowcast.sweeps import Trial, best_trial
-from narrowcast.training import Hyperparameters
+from narrowcast.training import LINEAR_KINDS, Hyperparameters
 from narrowcast_trainer.card.record import RunRecord
 from narrowcast_trainer.protocol import TrainingOrder
 
@@ -125,6 +125,53 @@ def publish_adapter(
         **_card(manifest, _of_best_trial(order, published), config, record),
     }
     return publish(models, prefix, files, manifest)
+
+
+def publish_failed_card(
+    data: Bucket,
+    order: TrainingOrder,
+    *,
+    engine: str,
+    fingerprint: str,
+    hyperparameters: Hyperparameters,
+    record: RunRecord,
+    error: JobFailed,
+) -> bool:
+    """Publish the card of a training that failed for good, and return whether it has one.
+
+    Never raises: the reason is worth more. Of a training that came to no step there is none.
+    """
+    from narrowcast_trainer.card.build import build_card, card_files
+
+    if not record.points:
+        return False
+    would_be = AdapterManifest(
+        id=order.spec.adapter_id,
+        tenant=order.tenant,
+        base=BaseModelRef(name=order.spec.base_model, fingerprint=fingerprint),
+        prompt=PromptRef(template=TEMPLATE_ID, hash=TEMPLATE_HASH, default_instruction=""),
+        rank=hyperparameters.rank,
+        engine=engine,
+        quantization=record.quantization,
+        dataset=order.spec.dataset,
+        job=order.job_id,
+        metrics={"steps": float(record.points[-1].step)},
+    )
+    config = {
+        "target_modules": list(hyperparameters.module_names or LINEAR_KINDS),
+        "lora_alpha": hyperparameters.alpha,
+        "lora_dropout": hyperparameters.dropout,
+    }
+    try:
+        spec = order.spec.model_copy(update={"hyperparameters": hyperparameters})
+        card = build_card(would_be, spec, config, record, kept_checkpoint=False, failed=error.code)
+        prefix = failed_card_prefix(order.tenant, order.job_id)
+        manifest = FailedCardManifest(id=order.job_id, tenant=order.tenant)
+        publish(data, prefix, card_files(card), manifest)
+    except Exception as trouble:  # noqa: BLE001
+        _log.error("no_training_card", exc_info=trouble)
+        return False
+    return True
 
 
 def _of_best_trial(order: TrainingOrder, hyper: Hyperparameters) -> TrainingOrder:

@@ -36,7 +36,13 @@ from narrowcast_trainer.engines.base import Engine, Trained, TrainingStopped, Tr
 from narrowcast_trainer.engines.best import best_in
 from narrowcast_trainer.patience import patiently
 from narrowcast_trainer.protocol import Completed, Stopped, TaskName, TrainingOrder
-from narrowcast_trainer.publish import publish_adapter, published_result, result_of
+from narrowcast_trainer.publish import (
+    publish_adapter,
+    publish_failed_card,
+    published_hyperparameters,
+    published_result,
+    result_of,
+)
 from narrowcast_trainer.ranks import SeveralRanks, rank_count
 from narrowcast_trainer.reasons import reason_of
 from narrowcast_trainer.reporter import Reporter
@@ -94,9 +100,27 @@ def train(order: TrainingOrder, reporter: Reporter, stop: StopSignal) -> dict[st
     task = _task(order, storage, base, checked, reporter, stop, resume)
     if stop.requested:
         raise TrainingStopped(resume.step if resume else None)
+    unpublished: list[tuple[RunRecord, Hyperparameters]] = []
+    task = replace(task, keep_record=lambda *run: unpublished.append(run))
     task = _with_fewer_rows(task, _losses_since(order, storage, resume))
-    trained = engine.train(task) if task.hyperparameters.n_trials == 1 else Sweep(engine, task).run()
-    manifest = _publish(order, storage, base, checked, engine, task, trained)
+    try:
+        trained = engine.train(task) if task.hyperparameters.n_trials == 1 else Sweep(engine, task).run()
+        task.keep_record(trained.record, published_hyperparameters(task.hyperparameters, trained.trials))
+        manifest = _publish(order, storage, base, checked, engine, task, trained)
+    except JobFailed as error:
+        if unpublished:
+            record, hyperparameters = unpublished[-1]
+            if publish_failed_card(
+                storage.data,
+                order,
+                engine=engine.name,
+                fingerprint=base.fingerprint,
+                hyperparameters=hyperparameters,
+                record=record.model_copy(update={"files": checked.rows.files}),
+                error=error,
+            ):
+                reporter.note("the job's training card shows how far it came, and its losses")
+        raise
     reporter.note(f"adapter {manifest.id} is published", adapter=manifest.id)
     return result_of(manifest)
 

@@ -3,8 +3,17 @@
 from collections.abc import Callable
 from typing import Any
 
-from narrowcast.cards import CARD, CARD_TEXT, LOSS_PNG, LOSS_SVG, STEP_METRICS
-from narrowcast.jobs.records import Job
+from narrowcast.artifacts import publish
+from narrowcast.cards import (
+    CARD,
+    CARD_TEXT,
+    LOSS_PNG,
+    LOSS_SVG,
+    STEP_METRICS,
+    FailedCardManifest,
+    failed_card_prefix,
+)
+from narrowcast.jobs.records import Job, JobError, JobStatus
 
 BASE = "smollm2-135m-instruct"
 FILES = {
@@ -91,3 +100,25 @@ def test_the_job_points_to_card_and_result_file(gateway: Any, trained: Callable[
     assert list(client.files.list(purpose="fine-tune")) == []
     card = gateway.http.get(gateway.http.get(f"/v1/fine_tuning/jobs/{job.id}").json()["training_card"])
     assert card.json()["object"] == "training_card"
+
+
+def test_a_job_has_the_card_of_its_adapter_or_of_its_failure(
+    gateway: Any, trained: Callable[..., Job], error: Error
+) -> None:
+    succeeded, failed = trained(FILES).id, trained(FILES, finished=False).id
+    connections = gateway.services.connections
+    data, prefix = connections.storage.data, failed_card_prefix(gateway.tenant, failed)
+    for path in (*PATHS, "step_metrics.csv"):
+        error(gateway.http.get(f"/v1/fine_tuning/jobs/{failed}/{path}"), 404, "no_training_card")
+    publish(data, prefix, FILES, FailedCardManifest(id=failed, tenant=gateway.tenant))
+    reason = JobError(code="training_diverged", message="m")
+    connections.jobs.finish(failed, "trainer", JobStatus.FAILED, error=reason)
+    stranger = gateway.as_tenant(gateway.tenant[:20] + "-x")
+    for job in (succeeded, failed):
+        for path, (name, media_type) in (
+            PATHS | {"step_metrics.csv": (STEP_METRICS, "text/csv; charset=utf-8")}
+        ).items():
+            answer = gateway.http.get(f"/v1/fine_tuning/jobs/{job}/{path}")
+            assert (answer.status_code, answer.content) == (200, FILES[name])
+            assert answer.headers["Content-Type"] == media_type
+            error(stranger.http.get(f"/v1/fine_tuning/jobs/{job}/{path}"), 404, "not_found")

@@ -14,7 +14,16 @@ import pytest
 
 from narrowcast.adapters import AdapterManifest, adapter_prefix, base_fingerprint
 from narrowcast.artifacts import read_manifest
-from narrowcast.cards import CARD, CARD_TEXT, LOSS_PNG, LOSS_SVG, STEP_METRICS, TrainingCard
+from narrowcast.cards import (
+    CARD,
+    CARD_TEXT,
+    LOSS_PNG,
+    LOSS_SVG,
+    STEP_METRICS,
+    FailedCardManifest,
+    TrainingCard,
+    failed_card_prefix,
+)
 from narrowcast.estimates.history import EstimateFacts, Observation
 from narrowcast.jobs.heartbeat import Heartbeat
 from narrowcast.jobs.records import Job, JobStatus
@@ -223,6 +232,21 @@ def test_jobs_that_cannot_succeed_fail_at_once_with_their_reasons(desk: Desk, st
         assert ended.attempt == 1
         assert desk.adapter(ended) == []
         assert desk.checkpoints(job.id) == []
+        _check_card_of_failed(desk, ended, came_to_steps=code == "training_diverged")
+
+
+def _check_card_of_failed(desk: Desk, ended: Job, *, came_to_steps: bool) -> None:
+    data, prefix = desk.connections.storage.data, failed_card_prefix(desk.tenant, ended.id)
+    if not came_to_steps:
+        assert not list(data.keys(prefix))
+        return
+    manifest = read_manifest(data, prefix, FailedCardManifest)
+    assert set(manifest.files) == CARD_FILES
+    card = TrainingCard.model_validate_json(data.get(prefix + CARD))
+    assert (card.adapter, card.ending, card.error) == (None, "failed", "training_diverged")
+    assert card.history
+    assert card.attempts
+    assert [file.rows for file in card.data.files] == [4]
 
 
 def _family(pid: int) -> list[int]:

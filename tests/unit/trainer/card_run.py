@@ -82,6 +82,7 @@ def card(
     run: RunRecord | None = None,
     *,
     kept_checkpoint: bool = False,
+    failed: str | None = None,
     trials: Sequence[Trial] = (),
     **metrics: float,
 ) -> TrainingCard:
@@ -106,4 +107,4 @@ def card(
         "lora_dropout": 0.0,
         "target_modules": ["v_proj", "q_proj"],
     }
-    return build_card(manifest, spec, config, run or record(), kept_checkpoint=kept_checkpoint)
+    return build_card(manifest, spec, config, run or record(), kept_checkpoint=kept_checkpoint, failed=failed)

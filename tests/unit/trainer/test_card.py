@@ -53,6 +53,22 @@ def test_the_paper_s_tables() -> None:
         assert line in text, line
 
 
+def test_a_training_that_failed_has_its_tables_and_its_curve() -> None:
+    made = card(record(history(30)), failed="training_diverged", steps=30)
+    assert (made.adapter, made.published_step) == (None, None)
+    assert (made.ending, made.error) == ("failed", "training_diverged")
+    text = markdown(made)
+    assert "# ftjob-0\n" in text
+    assert "Its reason was `training_diverged`, after step 30." in text
+    assert "| Steps | 30 of 351 |" in text
+    assert "published" not in text.replace("nothing of it was published", "")
+    files = card_files(made)
+    assert set(files) == FILES
+    assert files[LOSS_PNG].startswith(b"\x89PNG")
+    assert len(files[STEP_METRICS].splitlines()) == 31
+    assert TrainingCard.model_validate_json(files[CARD]) == made
+
+
 def test_the_trials_of_a_sweep() -> None:
     assert "## Trials" not in markdown(card())
     varied = {"learning_rate": 0.000123456, "rank": 32}

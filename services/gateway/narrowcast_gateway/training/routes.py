@@ -1,10 +1,11 @@
 """``/v1/fine_tuning/jobs``."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Query
+from fastapi import APIRouter, Header, Query, Response
 from fastapi.responses import StreamingResponse
 
+from narrowcast.cards import CARD, CARD_TEXT, LOSS_PNG, LOSS_SVG, STEP_METRICS, TrainingCard
 from narrowcast.jobs.once import Once
 from narrowcast_gateway.deps import (
     AfterQuery,
@@ -25,6 +26,10 @@ from narrowcast_gateway.training.schemas import (
 )
 
 router = APIRouter(prefix="/fine_tuning/jobs", tags=["fine-tuning"], route_class=KeyedRoute)
+
+
+def _a(media_type: str) -> dict[int | str, dict[str, Any]]:
+    return {200: {"content": {media_type: {}}}}
 
 
 @router.post("")
@@ -102,6 +107,38 @@ def list_fine_tuning_checkpoints(
     data = [FineTuningCheckpoint.of(job, checkpoint) for checkpoint in found]
     ends = {"first_id": data[0].id, "last_id": data[-1].id} if data else {}
     return Page(data=data, has_more=more, **ends)
+
+
+@router.get("/{job_id}/card", response_class=Response, responses={200: {"model": TrainingCard}})
+def get_job_card(job_id: str, services: ServicesDep, tenant: TenantDep) -> Response:
+    """Return the job's training card; that of a failed one says how far it came, with its losses."""
+    return Response(services.job_cards.file(tenant, job_id, CARD), media_type="application/json")
+
+
+@router.get("/{job_id}/card.md", response_class=Response, responses=_a("text/markdown"))
+def get_job_card_text(job_id: str, services: ServicesDep, tenant: TenantDep) -> Response:
+    """Return the job's training card in Markdown."""
+    content = services.job_cards.file(tenant, job_id, CARD_TEXT)
+    return Response(content, media_type="text/markdown; charset=utf-8")
+
+
+@router.get("/{job_id}/loss.png", response_class=Response, responses=_a("image/png"))
+def get_job_loss_png(job_id: str, services: ServicesDep, tenant: TenantDep) -> Response:
+    """Return the job's loss figure as a bitmap."""
+    return Response(services.job_cards.file(tenant, job_id, LOSS_PNG), media_type="image/png")
+
+
+@router.get("/{job_id}/loss.svg", response_class=Response, responses=_a("image/svg+xml"))
+def get_job_loss_svg(job_id: str, services: ServicesDep, tenant: TenantDep) -> Response:
+    """Return the job's loss figure as vectors."""
+    return Response(services.job_cards.file(tenant, job_id, LOSS_SVG), media_type="image/svg+xml")
+
+
+@router.get("/{job_id}/step_metrics.csv", response_class=Response, responses=_a("text/csv"))
+def get_job_step_metrics(job_id: str, services: ServicesDep, tenant: TenantDep) -> Response:
+    """Return the table of the job's steps, all of them."""
+    content = services.job_cards.file(tenant, job_id, STEP_METRICS)
+    return Response(content, media_type="text/csv; charset=utf-8")
 
 
 @router.post("/{job_id}/cancel")

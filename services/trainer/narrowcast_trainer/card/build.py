@@ -71,29 +71,34 @@ def build_card(
     run: RunRecord,
     *,
     kept_checkpoint: bool,
+    failed: str | None = None,
 ) -> TrainingCard:
     """Return the card of a run.
 
     Args:
-        manifest: of the adapter, its files not yet listed.
+        manifest: of the adapter, its files not yet listed; or what it would have been.
         spec: of the job.
         adapter_config: PEFT's.
         run: its record, from the run itself or from a checkpoint.
         kept_checkpoint: whether a cancelled job's checkpoint is being published.
+        failed: code of the reason for which nothing is.
     """
     steps = int(manifest.metrics["steps"])
     planned = run.attempts[-1].planned_steps if run.attempts else None
     ending: Ending = "completed"
-    if kept_checkpoint:
+    if failed is not None:
+        ending = "failed"
+    elif kept_checkpoint:
         ending = "kept_checkpoint"
     elif planned is not None and steps < planned:
         ending = "stopped_early"
     return TrainingCard(
-        adapter=manifest.id,
+        adapter=None if failed else manifest.id,
         job=manifest.job,
         created_at=int(manifest.created_at),
         ending=ending,
-        published_step=int(manifest.metrics.get("best_step", steps)),
+        error=failed,
+        published_step=None if failed else int(manifest.metrics.get("best_step", steps)),
         prompt_template=manifest.prompt.template,
         configuration=_configuration(manifest, spec, adapter_config, run),
         resources=_resources(manifest, run, steps, spec.hyperparameters.batch_size),

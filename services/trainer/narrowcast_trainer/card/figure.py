@@ -72,7 +72,8 @@ def _draw(figure: Figure, card: TrainingCard) -> None:
     _mark_published(axes, card, valid + train)
     _mark_epochs(axes, card)
     configuration = card.configuration
-    axes.set_title(card.adapter, loc="left", fontweight="bold", color=_PUBLISHED, pad=22)
+    title = card.adapter or f"{card.job}: {card.error}"
+    axes.set_title(title, loc="left", fontweight="bold", color=_PUBLISHED, pad=22)
     axes.text(
         0, 1.025,
         f"{configuration.base_model}, LoRA r={configuration.rank}, batch {configuration.batch_size},"
@@ -111,6 +112,8 @@ def _moving_mean(values: Sequence[float], window: int) -> list[float]:
 
 def _mark_published(axes: Any, card: TrainingCard, curve: Sequence[tuple[int, float]]) -> None:
     step = card.published_step
+    if step is None:
+        return
     loss = next((loss for at, loss in curve if at == step), None)
     if loss is None:
         axes.axvline(step, color=_PUBLISHED, linewidth=1, label=f"published: step {step}")

@@ -19,6 +19,7 @@ _ENDINGS: Final = {
     "completed": "The training ran to its end.",
     "stopped_early": "The training stopped early: the validation loss no longer fell.",
     "kept_checkpoint": "The training was cancelled; this is what its newest checkpoint held.",
+    "failed": "The training failed, and nothing of it was published.",
 }
 
 Rows = Iterable[tuple[str, str]]
@@ -29,9 +30,8 @@ def markdown(card: TrainingCard) -> str:
     made = datetime.fromtimestamp(card.created_at, UTC).strftime("%Y-%m-%d")
     sections = [
         _front_matter(card),
-        f"# {card.adapter}",
-        f"A LoRA adapter for `{card.configuration.base_model}`, trained on {made} by job `{card.job}`. "
-        f"{_ENDINGS[card.ending]} {_published(card)}",
+        f"# {card.adapter or card.job}",
+        f"{_made(card)}, trained on {made} by job `{card.job}`. {_ENDINGS[card.ending]} {_published(card)}",
         f"![Training and validation loss over steps]({LOSS_PNG})",
         # Tables II and III of the paper whose recipe this is.
         "## Training configuration",
@@ -63,8 +63,15 @@ def _front_matter(card: TrainingCard) -> str:
     return "\n".join(["---", *lines, "---"])
 
 
+def _made(card: TrainingCard) -> str:
+    what = "A LoRA adapter" if card.adapter else "What was to be a LoRA adapter"
+    return f"{what} for `{card.configuration.base_model}`"
+
+
 def _published(card: TrainingCard) -> str:
     step, last = card.published_step, card.resources.steps
+    if step is None:
+        return f"Its reason was `{card.error}`, after step {last}."
     if step == last:
         return f"Its weights are those after step {step}."
     return f"Its weights are those after step {step} of {last}, where the validation loss was lowest."

@@ -36,6 +36,8 @@ class TrainingTask:
     """In one forward pass; None: as many as ``settings.micro_batch_tokens`` allows."""
     run_name: str = ""
     """By which a tracker knows it."""
+    keep_record: Callable[[RunRecord, Hyperparameters], None] = lambda *_: None
+    """Takes what is known of a run that fails."""
     should_prune: "ShouldPrune | None" = None
     """Asked after each validation whether the run, one of several, is worth its remaining epochs."""
 

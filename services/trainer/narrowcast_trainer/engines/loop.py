@@ -78,12 +78,16 @@ def run(
         raise JobFailed(
             "parallelism is set to fsdp, which needs GPUs; set it to ddp", code="fsdp_unavailable"
         )
-    with tracked(task) as trackers:
-        for tracker in trackers:
-            trainer.add_callback(tracker)
-        trainer.train(resume_from_checkpoint=str(task.resume.folder) if task.resume else None)
-        if task.stop.requested and not callback.finished:
-            raise TrainingStopped(callback.checkpoint)
+    try:
+        with tracked(task) as trackers:
+            for tracker in trackers:
+                trainer.add_callback(tracker)
+            trainer.train(resume_from_checkpoint=str(task.resume.folder) if task.resume else None)
+            if task.stop.requested and not callback.finished:
+                raise TrainingStopped(callback.checkpoint)
+    except JobFailed:
+        task.keep_record(recorder.record(), task.hyperparameters)
+        raise
     model = trainer.model
     adapter = callback.best.folder
     if adapter is None:
