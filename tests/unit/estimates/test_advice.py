@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from narrowcast.estimates.architecture import Architecture, read_architecture
+from narrowcast.estimates.architecture import Architecture
 from narrowcast.estimates.duration import unit_flops
 from narrowcast.estimates.estimate import Estimate, Plan, estimate
 from narrowcast.estimates.history import Correction, NodeFacts
@@ -128,20 +128,8 @@ def test_a_gpu_in_no_table_has_no_minutes_until_a_job_was_measured(
         assert getattr(learnt.minutes, end) == pytest.approx(getattr(known.minutes, end), rel=0.01)
 
 
-def test_of_a_small_base_the_other_engine_is_offered(t4: NodeFacts) -> None:
+def test_of_a_small_base_the_other_engine_is_offered(smollm2: Architecture, t4: NodeFacts) -> None:
     """Its large vocabulary weighs more than its layers: peft's loss, in tiles, needs less."""
-    smollm2 = read_architecture(
-        {
-            "model_type": "llama",
-            "hidden_size": 576,
-            "intermediate_size": 1536,
-            "num_hidden_layers": 30,
-            "num_attention_heads": 9,
-            "num_key_value_heads": 3,
-            "vocab_size": 49152,
-            "tie_word_embeddings": True,
-        }
-    )
     found = _on(smollm2, t4, 1, Batching((8,), max_length=256, max_micro_batch=1), rank=8)
     assert found.fits == "perhaps"
     assert [change.settings for change in found.changes] == [{"engine": "peft"}]

@@ -139,21 +139,9 @@ def test_unsloth_needs_cuda(llama: Architecture) -> None:
     [(16, 496, 2, 3_519_528_960), (64, 1186, 1, 4_161_249_280)],
 )
 def test_a_cpu_s_process_is_as_large_as_was_measured(
-    rank: int, length: int, micro_batch: int, measured: int
+    smollm2: Architecture, rank: int, length: int, micro_batch: int, measured: int
 ) -> None:
     # SmolLM2-135M trained by the peft engine under bf16 autocast; the kernel's count of resident memory.
-    smollm2 = read_architecture(
-        {
-            "model_type": "llama",
-            "hidden_size": 576,
-            "intermediate_size": 1536,
-            "num_hidden_layers": 30,
-            "num_attention_heads": 9,
-            "num_key_value_heads": 3,
-            "vocab_size": 49152,
-            "tie_word_embeddings": True,
-        }
-    )
     shape = TrainingShape(rank, length, micro_batch, "peft", "none", "cpu")
     required = estimate_memory(smollm2, shape).required
     assert required.low < measured < required.high
