@@ -168,7 +168,7 @@ def publish_failed_card(
         prefix = failed_card_prefix(order.tenant, order.job_id)
         manifest = FailedCardManifest(id=order.job_id, tenant=order.tenant)
         publish(data, prefix, card_files(card), manifest)
-    except Exception as trouble:  # noqa: BLE001
+    except Exception as trouble:  # noqa: BLE001 - whatever it is, the training has a reason of its own
         _log.error("no_training_card", exc_info=trouble)
         return False
     return True

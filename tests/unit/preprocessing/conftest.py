@@ -25,3 +25,7 @@ def test_data() -> Path:
     if not folder.is_dir():
         pytest.skip("no test data: set NARROWCAST_TEST_DATA or put it at ../shared/data")
     return folder
+
+
+def redacted(deidentifier: Deidentifier, text: str) -> str:
+    return deidentifier.redact([text])[0][0]

@@ -111,7 +111,7 @@ _PROGRESS = "\\rWriting:  42%|####      | 11.5M/27.5M [00:01<00:01, 10.1Mbyte/s]
         f"OSError: Not enough free space to write 25165824 bytes after offset 1770464\\n{_PROGRESS}",
         f"OSError: 12582912 requested and 442616 written\\n{_PROGRESS}",
         "llama_model_quantize: failed to quantize: basic_ios::clear: iostream error\\n"
-        "llama_quantize: failed to quantize model from '/work/model'\\n",
+        "llama_quantize: failed to quantize model from '/models/base'\\n",
     ],
 )
 def test_a_tool_whose_disk_is_full_is_run_again(tmp_path: Path, said: str) -> None:
@@ -127,7 +127,7 @@ def test_a_tool_whose_disk_is_full_is_run_again(tmp_path: Path, said: str) -> No
         (f"ERROR: Model Foo is not supported\\n{_PROGRESS}", "ERROR: Model Foo is not supported"),
         (
             "llama_model_quantize: failed to quantize: tensor 'a' is not within the file bounds\\n"
-            "llama_quantize: failed to quantize model from '/work/model'\\n",
+            "llama_quantize: failed to quantize model from '/models/base'\\n",
             "llama_model_quantize: failed to quantize: tensor 'a' is not within the file bounds",
         ),
         (_PROGRESS, "it said nothing"),

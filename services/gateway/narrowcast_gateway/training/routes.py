@@ -28,7 +28,7 @@ from narrowcast_gateway.training.schemas import (
 router = APIRouter(prefix="/fine_tuning/jobs", tags=["fine-tuning"], route_class=KeyedRoute)
 
 
-def _a(media_type: str) -> dict[int | str, dict[str, Any]]:
+def _content(media_type: str) -> dict[int | str, dict[str, Any]]:
     return {200: {"content": {media_type: {}}}}
 
 
@@ -115,26 +115,26 @@ def get_job_card(job_id: str, services: ServicesDep, tenant: TenantDep) -> Respo
     return Response(services.job_cards.file(tenant, job_id, CARD), media_type="application/json")
 
 
-@router.get("/{job_id}/card.md", response_class=Response, responses=_a("text/markdown"))
+@router.get("/{job_id}/card.md", response_class=Response, responses=_content("text/markdown"))
 def get_job_card_text(job_id: str, services: ServicesDep, tenant: TenantDep) -> Response:
     """Return the job's training card in Markdown."""
     content = services.job_cards.file(tenant, job_id, CARD_TEXT)
     return Response(content, media_type="text/markdown; charset=utf-8")
 
 
-@router.get("/{job_id}/loss.png", response_class=Response, responses=_a("image/png"))
+@router.get("/{job_id}/loss.png", response_class=Response, responses=_content("image/png"))
 def get_job_loss_png(job_id: str, services: ServicesDep, tenant: TenantDep) -> Response:
     """Return the job's loss figure as a bitmap."""
     return Response(services.job_cards.file(tenant, job_id, LOSS_PNG), media_type="image/png")
 
 
-@router.get("/{job_id}/loss.svg", response_class=Response, responses=_a("image/svg+xml"))
+@router.get("/{job_id}/loss.svg", response_class=Response, responses=_content("image/svg+xml"))
 def get_job_loss_svg(job_id: str, services: ServicesDep, tenant: TenantDep) -> Response:
     """Return the job's loss figure as vectors."""
     return Response(services.job_cards.file(tenant, job_id, LOSS_SVG), media_type="image/svg+xml")
 
 
-@router.get("/{job_id}/step_metrics.csv", response_class=Response, responses=_a("text/csv"))
+@router.get("/{job_id}/step_metrics.csv", response_class=Response, responses=_content("text/csv"))
 def get_job_step_metrics(job_id: str, services: ServicesDep, tenant: TenantDep) -> Response:
     """Return the table of the job's steps, all of them."""
     content = services.job_cards.file(tenant, job_id, STEP_METRICS)

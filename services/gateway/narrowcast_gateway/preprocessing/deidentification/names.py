@@ -6,16 +6,11 @@ names), and the forms names are written in (initials, «врач …»). Any of 
 unless the word is a known medical term or an ordinary word.
 """
 
-import importlib.util
 import itertools
 import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-
-from navec import Navec
-from slovnet import NER
 
 from narrowcast_gateway.preprocessing.deidentification.lexicon import Lexicon, has_foreign_letter
 from narrowcast_gateway.preprocessing.deidentification.name_context import (
@@ -41,15 +36,15 @@ from narrowcast_gateway.preprocessing.deidentification.name_forms import (
     WORD,
     rest_of_name,
 )
+from narrowcast_gateway.preprocessing.deidentification.name_tagger import NameTagger
 from narrowcast_gateway.preprocessing.deidentification.placeholders import Kind, Span
-
-_EMBEDDINGS = Path("emb/navec_news_v1_1B_250K_300d_100q.tar")
-_TAGGER = Path("model/slovnet_ner_news_v1.tar")
+from narrowcast_gateway.preprocessing.deidentification.shouting import (
+    SHORTEST_TITLE_CASED,
+    without_shouting,
+)
 
 _BREAK = re.compile(r"[.,;:\n\t]")
 _SENTENCE_END = re.compile(r"(?:^|[.!?:;\n\t•)\]»\"]|\s[—–-])\s*$|^[\W_]*$")
-_CAPITALS_SHARE = 0.6
-_SHORTEST_TITLE_CASED = 3
 _LONGEST_ABBREVIATION = 4
 # «Врач: УЗД»
 _NO_NAMES_OF_DOCTORS = frozenset(
@@ -76,18 +71,16 @@ class _Token:
 
 
 class NameFinder:
-    """Finds people's names; holds the models (about 200 MB). Not thread-safe."""
+    """Finds people's names; holds the tagger's models. Not thread-safe."""
 
     def __init__(self, lexicon: Lexicon) -> None:
         self._lexicon = lexicon
-        data = _model_folder()
-        self._tagger = NER.load(str(data / _TAGGER))
-        self._tagger.navec(Navec.load(str(data / _EMBEDDINGS)))
+        self._tagger = NameTagger()
 
     def find(self, text: str) -> list[Span]:
         """Spans of names in ``text``, parts of one name joined, eponyms left alone."""
-        shown, shouted = _without_shouting(text)
-        tagged = self._tagged(shown)
+        shown, shouted = without_shouting(text)
+        tagged = self._tagger.people(shown)
         words = [
             _Token(
                 match.start(),
@@ -108,12 +101,6 @@ class NameFinder:
         spans.extend(self._with_initials(shown, tagged))
         spans.extend(self._in_latin(text, tagged))
         return join_names(spans, text)
-
-    def _tagged(self, text: str) -> list[tuple[int, int]]:
-        """Where the tagger sees a person: in order, not overlapping."""
-        if not text.strip():
-            return []
-        return [(span.start, span.stop) for span in self._tagger(text).spans if span.type == "PER"]
 
     def _is_name(self, token: _Token, text: str) -> bool:
         word = token.text
@@ -281,7 +268,7 @@ class NameFinder:
     def _may_be_first_name(self, near: _Token, text: str) -> bool:
         word = near.text
         facts = self._lexicon.look_up(word.lower())
-        if not word[0].isupper() or near.shouted or facts.ordinary or len(word) < _SHORTEST_TITLE_CASED:
+        if not word[0].isupper() or near.shouted or facts.ordinary or len(word) < SHORTEST_TITLE_CASED:
             return False
         if facts.first_name or word.isupper():
             return facts.first_name
@@ -381,14 +368,6 @@ def join_names(spans: list[Span], text: str) -> list[Span]:
     return joined
 
 
-def _model_folder() -> Path:
-    """Folder of the model files inside natasha; importing it would need pymorphy2."""
-    package = importlib.util.find_spec("natasha")
-    if package is None or package.origin is None:
-        raise RuntimeError("the natasha distribution, which carries the name models, is not installed")
-    return Path(package.origin).parent / "data"
-
-
 def _name_share_needed(token: _Token) -> float:
     if token.shouted:
         return _NAME_SHARE_SHOUTED
@@ -403,30 +382,3 @@ def _inside(word: tuple[int, int], spans: Sequence[tuple[int, int]]) -> bool:
     """Whether one of ``spans``, in order and not overlapping, covers ``word``."""
     position = bisect_right(spans, word[0], key=lambda span: span[0]) - 1
     return position >= 0 and word[1] <= spans[position][1]
-
-
-def _without_shouting(text: str) -> tuple[str, list[tuple[int, int]]]:
-    """Title-case the lines in UPPER CASE; the length and every position stay.
-
-    Returns:
-        the text, and the spans of the lines that were changed.
-    """
-    lines: list[str] = []
-    shouted: list[tuple[int, int]] = []
-    position = 0
-    for line in text.splitlines(keepends=True):
-        letters = [sign for sign in line if sign.isalpha()]
-        if letters and sum(sign.isupper() for sign in letters) / len(letters) > _CAPITALS_SHARE:
-            shouted.append((position, position + len(line)))
-            lines.append(WORD.sub(_title_case, line))
-        else:
-            lines.append(line)
-        position += len(line)
-    return "".join(lines), shouted
-
-
-def _title_case(match: re.Match[str]) -> str:
-    word = match.group()
-    if len(word) < _SHORTEST_TITLE_CASED:
-        return word
-    return "-".join(part[:1].upper() + part[1:].lower() for part in word.split("-"))
